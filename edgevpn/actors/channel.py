@@ -1,0 +1,125 @@
+"""Frames over a Unix stream socket, and who is at the other end.
+
+`Channel` reads and writes the frames of `edgevpn.proto.messages`; `peer_credentials` asks the kernel (SO_PEERCRED,
+unix(7)) for the process that connected. Once a pipe is open, `Channel.take_stream` gives the bare socket back.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from edgevpn.errors import UntrustedDataError, UsageError
+from edgevpn.proto import messages
+from edgevpn.proto.messages import Frame, Hello
+
+_UCRED = struct.Struct("3i")
+_MAX_SOCKET_PATH = 107  # sun_path is 108 bytes with its NUL
+_READ_SIZE = 65536
+_MAX_DESCRIPTORS = 8
+_INT = array.array("i").itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The process, user and group at the other end of a Unix socket, as the kernel saw them connect."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_credentials(stream: trio.SocketStream) -> Credentials:
+    raw = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return Credentials(*_UCRED.unpack(raw))
+
+
+def socket_path(run_dir: Path, actor: str) -> Path:
+    """Where an actor's socket is. Raises UsageError when the path does not fit a Unix socket address."""
+    path = run_dir / f"{actor}.sock"
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        raise UsageError(
+            f"the run directory {run_dir} has too long a path for Unix sockets: choose a shorter --run-dir"
+        )
+    return path
+
+
+class Channel:
+    """One connection between two actors, frame by frame."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.descriptors: list[int] | None = None  # a list: collect what comes with the bytes (SCM_RIGHTS)
+        self._buffer = bytearray()
+
+    async def send(self, *frames: Frame) -> None:
+        await self.stream.send_all(b"".join(map(messages.encode, frames)))
+
+    async def send_with_descriptors(self, frame: Frame, descriptors: list[int]) -> None:
+        """One small frame with file descriptors beside it."""
+        payload = messages.encode(frame)
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+        sent = await self.stream.socket.sendmsg([payload], [rights])
+        await self.stream.send_all(payload[sent:])
+
+    async def receive(self) -> Frame | None:
+        """The next frame, or None at the end. Raises UntrustedDataError when the other end speaks nonsense."""
+        header = await self._exactly(messages.LENGTH.size)
+        if header is None:
+            return None
+        payload = await self._exactly(messages.length_untrusted(header))
+        if payload is None:
+            raise UntrustedDataError("the connection ended within a frame")
+        return messages.decode_untrusted(payload)
+
+    async def greet(self, actor: str) -> None:
+        await self.send(Hello(messages.VERSION, actor))
+
+    async def expect_hello(self) -> str:
+        """The other end's actor name. Raises UntrustedDataError unless it begins with a Hello of our version."""
+        hello = await self.receive()
+        if not isinstance(hello, Hello):
+            raise UntrustedDataError("the other end did not begin with a Hello")
+        if hello.version != messages.VERSION:
+            raise UntrustedDataError(f"the other end speaks version {hello.version}, this one {messages.VERSION}")
+        return hello.actor
+
+    def take_stream(self) -> trio.SocketStream:
+        """The bare socket, for a pipe. Nothing may have been received beyond the last frame."""
+        if self._buffer:
+            raise UntrustedDataError("bytes came before the pipe was open")
+        return self.stream
+
+    async def aclose(self) -> None:
+        await trio.aclose_forcefully(self.stream)
+
+    async def _exactly(self, count: int) -> bytes | None:
+        """`count` bytes, or None when the stream ended before the first of them."""
+        while len(self._buffer) < count:
+            chunk = await self._some()
+            if not chunk:
+                if self._buffer:
+                    raise UntrustedDataError("the connection ended within a frame")
+                return None
+            self._buffer += chunk
+        data = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return data
+
+    async def _some(self) -> bytes:
+        if self.descriptors is None:
+            return bytes(await self.stream.receive_some(_READ_SIZE))
+        space = socket.CMSG_SPACE(_MAX_DESCRIPTORS * _INT)
+        chunk, ancillary, _, _ = await self.stream.socket.recvmsg(_READ_SIZE, space, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                received = array.array("i")
+                received.frombytes(data[: len(data) // _INT * _INT])
+                self.descriptors.extend(received)
+        return chunk

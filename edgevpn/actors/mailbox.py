@@ -1,0 +1,228 @@
+"""The socket an actor serves: requests, subscriptions and pipes.
+
+An actor registers a handler for each message it answers, a `State` or `Feed` for each topic, and a pipe handler for
+each kind of pipe, then runs `serve`. Only processes of the users in `allowed_uids` (by the kernel's word, SO_PEERCRED)
+are spoken to; what a client sends wrong ends its own connection, counted in `refused`. A handler that raises an
+EdgevpnError answers with a Failure; any other exception is the actor's own bug and ends the actor, so that the
+supervisor starts it again.
+
+Bounds: MAX_CONNECTIONS clients at once (a further one is closed at once), HELLO_TIMEOUT seconds for a client to say
+what it wants.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import trio
+
+from edgevpn.actors.channel import Channel, peer_credentials, socket_path
+from edgevpn.actors.topics import Feed, State
+from edgevpn.errors import EdgevpnError, SetupError, UntrustedDataError
+from edgevpn.proto.messages import (
+    Body,
+    Failure,
+    Frame,
+    Message,
+    OpenPipe,
+    Reply,
+    Request,
+    Subscribe,
+)
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+MAX_CONNECTIONS = 512
+HELLO_TIMEOUT = 5.0
+
+M = TypeVar("M", bound=Message)
+RequestHandler: TypeAlias = Callable[[Any], Awaitable[Body]]
+OpenStream: TypeAlias = Callable[[Body], Awaitable[trio.SocketStream]]
+PipeHandler: TypeAlias = Callable[[Any, OpenStream], Awaitable[None]]
+FeedFactory: TypeAlias = Callable[[list[str]], Feed]
+DescriptorHandler: TypeAlias = Callable[[Any], tuple[Body, list[int]]]
+
+
+class RequestError(EdgevpnError):
+    """A request can't be carried out; `kind` is for programs."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class Mailbox:
+    """Serves one actor's Unix socket in the run directory."""
+
+    def __init__(self, name: str, run_dir: Path, *, allowed_uids: Collection[int] | None = None) -> None:
+        self.name = name
+        self.path = socket_path(run_dir, name)
+        self._allowed = frozenset(allowed_uids if allowed_uids is not None else (0, os.geteuid()))
+        self._requests: dict[type[Message], RequestHandler] = {}
+        self._descriptors: dict[type[Message], DescriptorHandler] = {}
+        self._pipes: dict[type[Message], PipeHandler] = {}
+        self._states: dict[str, State] = {}
+        self._feeds: dict[str, FeedFactory] = {}
+        self._connections = 0
+        self.refused = 0
+        self.served = 0
+
+    def on_request(self, message: type[M], handler: Callable[[M], Awaitable[Body]]) -> None:
+        self._requests[message] = handler
+
+    def on_descriptors(self, message: type[M], handler: Callable[[M], tuple[Body, list[int]]]) -> None:
+        """A request whose reply carries file descriptors (SCM_RIGHTS)."""
+        self._descriptors[message] = handler
+
+    def on_pipe(self, message: type[M], handler: Callable[[M, OpenStream], Awaitable[None]]) -> None:
+        """The handler calls `open(reply)` once it can serve, gets the stream, and returns when the pipe is done."""
+        self._pipes[message] = handler
+
+    def state(self, topic: str) -> State:
+        self._states[topic] = state = State()
+        return state
+
+    def feed(self, topic: str, feed: Feed) -> Feed:
+        self._feeds[topic] = lambda _args: feed
+        return feed
+
+    def feed_by_args(self, topic: str, factory: FeedFactory) -> None:
+        """A feed that depends on what the subscriber asks for."""
+        self._feeds[topic] = factory
+
+    async def serve(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; `started` once clients can connect."""
+        listener = self._listen()
+        try:
+            async with listener, trio.open_nursery() as connections:
+                task_status.started()
+                while True:
+                    try:
+                        stream = await listener.accept()
+                    except OSError as exc:
+                        if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                            raise
+                        await trio.sleep(0.1)  # descriptors come back as clients leave
+                        continue
+                    connections.start_soon(self._connection, stream)
+        finally:
+            self.path.unlink(missing_ok=True)
+
+    def _listen(self) -> trio.SocketListener:
+        self.path.unlink(missing_ok=True)
+        raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            raw.bind(os.fspath(self.path))
+            # The 0700 directory and SO_PEERCRED protect; actors of another user must be able to connect.
+            self.path.chmod(0o666)
+            raw.listen(128)
+        except OSError as exc:
+            raw.close()
+            raise SetupError(f"can't listen on {self.path}: {exc.strerror}") from exc
+        return trio.SocketListener(trio.socket.from_stdlib_socket(raw))
+
+    async def _connection(self, stream: trio.SocketStream) -> None:
+        channel = Channel(stream)
+        self._connections += 1
+        try:
+            if self._connections > MAX_CONNECTIONS or peer_credentials(stream).uid not in self._allowed:
+                self.refused += 1
+                return
+            with trio.move_on_after(HELLO_TIMEOUT) as deadline:
+                await channel.greet(self.name)
+                await channel.expect_hello()
+                frame = await channel.receive()
+            if deadline.cancelled_caught:
+                self.refused += 1
+                return
+            self.served += 1
+            await self._serve_frame(channel, frame)
+        except UntrustedDataError:
+            self.refused += 1
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client left: its own affair
+        finally:
+            self._connections -= 1
+            await channel.aclose()
+
+    async def _serve_frame(self, channel: Channel, frame: Frame | None) -> None:
+        if isinstance(frame, Request) and type(frame.body) in self._descriptors:
+            await self._send_descriptors(channel, frame)
+        elif isinstance(frame, Request):
+            await channel.send(await self._answer(frame))
+        elif isinstance(frame, Subscribe):
+            await self._feed_subscriber(channel, frame)
+        elif isinstance(frame, OpenPipe):
+            await self._pipe(channel, frame)
+        elif frame is not None:
+            self.refused += 1
+
+    async def _answer(self, request: Request) -> Frame:
+        handler = self._requests.get(type(request.body))
+        if handler is None:
+            return Failure("unknown", f"the {self.name} actor does not answer {type(request.body).__name__}")
+        try:
+            return Reply(await handler(request.body))
+        except EdgevpnError as exc:
+            return Failure(getattr(exc, "kind", "failed"), str(exc))
+
+    async def _send_descriptors(self, channel: Channel, request: Request) -> None:
+        try:
+            body, descriptors = self._descriptors[type(request.body)](request.body)
+        except EdgevpnError as exc:
+            await channel.send(Failure(getattr(exc, "kind", "refused"), str(exc)))
+            return
+        await channel.send_with_descriptors(Reply(body), descriptors)
+
+    async def _feed_subscriber(self, channel: Channel, subscribe: Subscribe) -> None:
+        if subscribe.topic in self._states:
+            subscription: Any = self._states[subscribe.topic].subscribe()
+        elif subscribe.topic in self._feeds:
+            try:
+                subscription = self._feeds[subscribe.topic](subscribe.args).subscribe()
+            except EdgevpnError as exc:
+                await channel.send(Failure("refused", str(exc)))
+                return
+        else:
+            await channel.send(Failure("unknown", f"the {self.name} actor has no topic {subscribe.topic!r}"))
+            return
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_until_closed, channel, nursery.cancel_scope)
+                while True:
+                    await channel.send(await subscription.next())
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the subscriber left
+        finally:
+            subscription.close()
+
+    async def _pipe(self, channel: Channel, frame: OpenPipe) -> None:
+        handler = self._pipes.get(type(frame.body))
+        if handler is None:
+            await channel.send(Failure("unknown", f"the {self.name} actor has no pipe {type(frame.body).__name__}"))
+            return
+
+        async def open_stream(reply: Body) -> trio.SocketStream:
+            await channel.send(Reply(reply))
+            return channel.take_stream()
+
+        try:
+            await handler(frame.body, open_stream)
+        except UntrustedDataError:
+            raise
+        except EdgevpnError as exc:
+            await channel.send(Failure(getattr(exc, "kind", "failed"), str(exc)))
+
+
+async def _until_closed(channel: Channel, scope: trio.CancelScope) -> None:
+    """A subscriber says nothing more; anything from it, or its end, ends the subscription."""
+    with suppress(trio.BrokenResourceError):
+        await channel.stream.receive_some(1)
+    scope.cancel()
