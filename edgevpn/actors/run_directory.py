@@ -1,0 +1,63 @@
+"""The run directory of a node: sockets, lock, and what must live from one actor to the next.
+
+It is 0700 and belongs to the user the supervisor runs as. One node at a time: the lock (flock(2)) is held as long as
+the supervisor lives and goes with it, however it dies. Leaving removes what a node puts there, and the directory if
+nothing else is in it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edgevpn.actors.channel import socket_path
+from edgevpn.errors import SetupError
+
+LOCK = "lock"
+_OURS = ("*.sock", "*.json", "*.new", "*.snapshot", "tractor", "*.log")
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[Path]:
+    """Create and lock the run directory. Raises SetupError with what to do."""
+    socket_path(path, "supervisor")  # its length is checked first
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise SetupError(f"the run directory {path} belongs to another user: choose another --run-dir")
+        path.chmod(0o700)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise SetupError(
+            f"can't use the run directory {path} ({exc.strerror}): run as root or choose another with --run-dir"
+        ) from exc
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SetupError(
+                f"a node is running in {path} already: stop it, or choose another --interface or --run-dir"
+            ) from None
+        _clear(path)  # of a node that was killed
+        yield path
+        _clear(path)
+        with suppress(OSError):
+            (path / LOCK).unlink()
+            path.rmdir()  # not empty: something of somebody else's is in it
+    finally:
+        os.close(lock)
+
+
+def _clear(path: Path) -> None:
+    for pattern in _OURS:
+        for item in path.glob(pattern):
+            if item.is_dir():
+                shutil.rmtree(item, ignore_errors=True)
+            else:
+                item.unlink(missing_ok=True)

@@ -1,0 +1,58 @@
+"""What the supervisor holds for its actors as descriptors: the token, the identity key, the TUN device.
+
+Secrets are in sealed memfds (memfd_create(2)): no file, no path, and not in the supervisor's own memory. An actor
+asks with the ticket of its own start; which actor may have what is the table below. Tickets die with the start they
+were made for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+
+from edgevpn.actors.mailbox import RequestError
+from edgevpn.proto.messages import Body, Done, Grant
+
+MAY_HAVE: dict[str, frozenset[str]] = {
+    "token": frozenset({"sealer"}),
+    "identity": frozenset({"host", "gossip", "discovery", "ledger"}),
+    "tun": frozenset({"tun"}),
+}
+
+
+def memfd(name: str, content: bytes) -> int:
+    """A sealed, close-on-exec memfd with this content."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(descriptor, content)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
+
+
+class SecretStore:
+    """Descriptors by name, and the tickets that open them."""
+
+    def __init__(self, descriptors: dict[str, int]) -> None:
+        self._descriptors = descriptors
+        self._tickets: dict[str, str] = {}
+
+    def issue(self, actor: str) -> str:
+        """A ticket for one start of `actor`; an earlier one of it is void."""
+        self.revoke(actor)
+        ticket = secrets.token_urlsafe(24)
+        self._tickets[ticket] = actor
+        return ticket
+
+    def revoke(self, actor: str) -> None:
+        for ticket in [ticket for ticket, holder in self._tickets.items() if holder == actor]:
+            del self._tickets[ticket]
+
+    def grant(self, request: Grant) -> tuple[Body, list[int]]:
+        """Answer a Grant. Raises RequestError when the ticket does not open that."""
+        actor = self._tickets.get(request.ticket)
+        if actor is None or actor not in MAY_HAVE.get(request.what, frozenset()):
+            raise RequestError("refused", f"no {request.what} for that ticket")
+        if request.what not in self._descriptors:
+            raise RequestError("absent", f"this node has no {request.what}")
+        return Done(), [self._descriptors[request.what]]
