@@ -7,8 +7,6 @@ were made for.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
 
 from edgevpn.actors.mailbox import RequestError
@@ -19,15 +17,6 @@ MAY_HAVE: dict[str, frozenset[str]] = {
     "identity": frozenset({"host", "gossip", "discovery", "ledger"}),
     "tun": frozenset({"tun"}),
 }
-
-
-def memfd(name: str, content: bytes) -> int:
-    """A sealed, close-on-exec memfd with this content."""
-    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.write(descriptor, content)
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-    return descriptor
 
 
 class SecretStore:

@@ -10,9 +10,10 @@ import pytest
 
 from edgevpn.actors import run_directory
 from edgevpn.actors.mailbox import RequestError
-from edgevpn.actors.secret_store import SecretStore, memfd
+from edgevpn.actors.secret_store import SecretStore
 from edgevpn.errors import SetupError, UsageError
 from edgevpn.proto.messages import Grant
+from edgevpn.sealed_memory import sealed_memfd
 
 
 def test_the_directory_is_private_and_gone_afterwards(tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ def test_the_directory_is_private_and_gone_afterwards(tmp_path: Path) -> None:
 def test_a_second_node_is_refused_and_the_first_is_left_alone(tmp_path: Path) -> None:
     with run_directory.hold(tmp_path):
         (tmp_path / "host.sock").touch()
-        with pytest.raises(SetupError, match="running in .* already"), run_directory.hold(tmp_path):
+        with pytest.raises(SetupError, match=r"running in .* already"), run_directory.hold(tmp_path):
             pass
         assert (tmp_path / "host.sock").exists()
 
@@ -52,7 +53,7 @@ def test_a_path_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_a_ticket_opens_only_what_its_actor_may_have() -> None:
-    token = memfd("token", b"secret")
+    token = sealed_memfd("token", b"secret")
     store = SecretStore({"token": token})
     sealer, host = store.issue("sealer"), store.issue("host")
     assert store.grant(Grant(sealer, "token"))[1] == [token]
@@ -63,7 +64,7 @@ def test_a_ticket_opens_only_what_its_actor_may_have() -> None:
 
 
 def test_a_ticket_dies_with_the_start_it_was_made_for() -> None:
-    token = memfd("token", b"secret")
+    token = sealed_memfd("token", b"secret")
     store = SecretStore({"token": token})
     first = store.issue("sealer")
     store.issue("sealer")
@@ -73,7 +74,7 @@ def test_a_ticket_dies_with_the_start_it_was_made_for() -> None:
 
 
 def test_a_secret_memfd_cannot_be_changed() -> None:
-    descriptor = memfd("token", b"secret")
+    descriptor = sealed_memfd("token", b"secret")
     with pytest.raises(OSError, match="not permitted"):
         os.pwrite(descriptor, b"x", 0)
     assert os.pread(descriptor, 10, 0) == b"secret"

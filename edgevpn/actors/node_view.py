@@ -1,0 +1,143 @@
+"""The node at a glance: what the supervisor knows of its actors' states, and the progress a person is told.
+
+It follows the host's peers, the gossip members and the routes. A node is `starting` until all its actors are ready,
+`joining` until another member is there, then `up`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import trio
+
+from edgevpn import __version__
+from edgevpn.actors import log
+from edgevpn.actors.client import Client, apply
+from edgevpn.config import NodeConfig
+from edgevpn.proto.messages import Body, HostSelf, NodeStatus, Route
+
+# When a person who waits is told so again, seconds after the start.
+_PATIENCE = (5.0, 30.0, 120.0, 600.0)
+
+
+class NodeView:
+    """Follows the actors' states for `status` and for the progress lines."""
+
+    def __init__(self, config: NodeConfig, run_dir: Path, peer_id: str) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._peer_id = peer_id
+        self._log = log.get("supervisor")
+        self._not_ready = set(config.actors())
+        self._states: dict[str, dict[str, Body]] = {"self": {}, "peers": {}, "members": {}, "routes": {}}
+        self._changed = trio.Event()
+        self.stopping = False
+
+    def ready(self, name: str) -> None:
+        self._not_ready.discard(name)
+        self._wake()
+
+    def not_ready(self, name: str) -> None:
+        self._not_ready.add(name)
+        self._wake()
+
+    @property
+    def state(self) -> str:
+        if self.stopping:
+            return "stopping"
+        if self._not_ready:
+            return "starting"
+        return "up" if self._states["members"] else "joining"
+
+    def waiting_for(self) -> str:
+        """What the node waits for, and what a person can do; empty when it is up."""
+        if self._not_ready:
+            return "its actors: " + ", ".join(sorted(self._not_ready))
+        if self._states["members"]:
+            return ""
+        if self._states["peers"]:
+            return (
+                f"a node of this network: connected to {len(self._states['peers'])} peer(s), none of which is on its "
+                "gossip topic. Do all nodes have the same token, and clocks within a minute?"
+            )
+        ways = [
+            name
+            for name, on in (
+                ("mDNS on this LAN", self._config.mdns),
+                ("the DHT", self._config.dht),
+                ("the static peer table", bool(self._config.static_peers)),
+            )
+            if on
+        ]
+        if not ways:
+            return "a node of this network: every way of finding one is switched off (--mdns, --dht)"
+        return (
+            f"a node of this network, looked for by {' and '.join(ways)}. Does another one run with the same token, "
+            "on the same LAN or with the same --discovery-bootstrap-peers?"
+        )
+
+    def status(self, uptime_s: float) -> NodeStatus:
+        me = self._states["self"].get("host")
+        return NodeStatus(
+            peer_id=self._peer_id,
+            state=self.state,
+            interface=self._config.interface if self._config.vpn else "",
+            address=list(self._config.addresses) if self._config.vpn else [],
+            listen=[f"{a}/p2p/{self._peer_id}" for a in me.listen] if isinstance(me, HostSelf) else [],
+            peers=sorted(self._states["members"]),
+            uptime_s=uptime_s,
+            version=__version__,
+            waiting_for=self.waiting_for(),
+        )
+
+    async def follow(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for actor, topic in (("host", "self"), ("host", "peers"), ("gossip", "members"), ("ledger", "routes")):
+                if actor in self._config.actors():
+                    nursery.start_soon(self._follow_state, actor, topic)
+
+    async def _follow_state(self, actor: str, topic: str) -> None:
+        async with Client(self._run_dir, actor, caller="supervisor").watch(topic) as updates:
+            async for update in updates:
+                apply(self._states[topic], update)
+                self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    async def tell_progress(self) -> None:
+        """One line when something a person waits for happened, or did not for long."""
+        began = time.monotonic()
+        patience = iter(_PATIENCE)
+        next_word = next(patience)
+        told_up = told_ready = False
+        known: set[str] = set()
+        while True:
+            self._changed = trio.Event()
+            now = time.monotonic() - began
+            if not told_ready and not self._not_ready and self._states["self"]:
+                told_ready = True
+                status = self.status(now)
+                where = f"{status.interface} has {', '.join(status.address)}; " if status.interface else ""
+                self._log.info(f"{where}this node is {self._peer_id}, ready after {now:.1f} s", listen=status.listen)
+            members = set(self._states["members"])
+            for peer in sorted(members - known):
+                self._log.info(f"joined by {peer}{self._addresses_of(peer)}")
+            for peer in sorted(known - members):
+                self._log.info(f"{peer}{self._addresses_of(peer)} left")
+            known = members
+            if members and not told_up:
+                told_up = True
+                self._log.info(f"up after {now:.1f} s")
+            if now >= next_word:
+                next_word = next(patience, sys.maxsize)
+                if self.state != "up":
+                    self._log.warning(f"still waiting for {self.waiting_for()}")
+            with trio.move_on_after(max(0.05, next_word - now)):
+                await self._changed.wait()
+
+    def _addresses_of(self, peer: str) -> str:
+        mine = sorted(a for a, r in self._states["routes"].items() if isinstance(r, Route) and r.peer_id == peer)
+        return f" ({', '.join(mine)})" if mine else ""

@@ -1,0 +1,91 @@
+"""The sealer actor: the network's secrets, and everything that is derived from them.
+
+No other process has them. The others get names (state "windows": topics and rendezvous of the previous, current and
+next window) and have messages sealed and opened: Seal takes the compressed block, Open gives it back. A message is
+opened with the current, the previous or the next key, since clocks differ and messages travel around a change.
+
+Dies: messages wait in gossip and ledger; the next sealer derives everything again from the token and the clock.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import trio
+
+from edgevpn.actors.actor_entry import actor_entry
+from edgevpn.actors.mailbox import RequestError
+from edgevpn.actors.shell import Shell, open_shell
+from edgevpn.errors import UntrustedDataError
+from edgevpn.proto import gossip_message, network_config, rendezvous
+from edgevpn.proto.messages import Body, NetworkFacts, Open, Opened, Seal, Sealed, Window
+
+_KEYS = ("current", "previous", "next")  # the order in which they are tried
+_LOOK_AT_CLOCK = 30.0  # seconds: a clock that was set is noticed within this
+
+
+@actor_entry
+async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket: str) -> None:
+    async with open_shell(ctx, name, run_dir, config, ticket) as (shell, _nursery):
+        network = network_config.parse_config_yaml((await shell.grant("token")).decode())
+        actor = SealerActor(shell, network)
+        actor.derive()
+        await shell.ready()
+        await actor.follow_clock()
+
+
+class SealerActor:
+    """Holds the network config; derives, seals and opens."""
+
+    def __init__(self, shell: Shell, network: network_config.NetworkConfig) -> None:
+        self._shell = shell
+        self._network = network
+        self._state = shell.mailbox.state("windows")
+        self._windows = rendezvous.windows(network, time.time())
+        shell.mailbox.on_request(Seal, self._seal)
+        shell.mailbox.on_request(Open, self._open)
+        shell.namespace |= {"network": network, "sealer": self}
+
+    def derive(self) -> float:
+        """Bring the state up to date; unix time of the next change."""
+        now = time.time()
+        self._windows = found = rendezvous.windows(self._network, now)
+        named = {"previous": found.previous, "current": found.current, "next": found.next}
+        facts = NetworkFacts(rendezvous.mdns_service(self._network), self._network.max_message_size)
+        self._state.replace({key: _window(names) for key, names in named.items()} | {"network": facts})
+        return min(found.current.topic_end, found.current.rendezvous_end)
+
+    async def follow_clock(self) -> None:
+        while True:
+            change = self.derive()
+            await trio.sleep(min(max(change - time.time(), 0.001), _LOOK_AT_CLOCK))
+
+    async def _seal(self, request: Seal) -> Body:
+        self.derive()  # the current key, to the second
+        self._shell.count("sealed")
+        return Sealed(gossip_message.write_message(request.plaintext, self._windows.current.seal_key))
+
+    async def _open(self, request: Open) -> Body:
+        self.derive()
+        keys = [getattr(self._windows, name).seal_key for name in _KEYS]
+        try:
+            opened = gossip_message.open_message_untrusted(request.data, keys)
+        except UntrustedDataError as exc:
+            self._shell.count("not_opened")
+            raise RequestError("not-opened", str(exc)) from exc
+        window = _KEYS[opened.key_index]
+        self._shell.count(f"opened_with_{window}")
+        return Opened(opened.plaintext, window)
+
+
+def _window(names: rendezvous.Names) -> Window:
+    return Window(
+        topic=names.topic,
+        topic_start=names.topic_start,
+        topic_end=names.topic_end,
+        rendezvous=names.rendezvous,
+        rendezvous_start=names.rendezvous_start,
+        rendezvous_end=names.rendezvous_end,
+        rendezvous_key=names.rendezvous_key,
+    )

@@ -1,0 +1,297 @@
+"""The commands that ask a running node: status, peers, ledger, actors, ping, repl.
+
+Each parses its words, asks an actor through its socket in the run directory, and prints a table, or JSON with --json.
+They run as the node's user or as root.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import trio
+
+from edgevpn.actors.client import ActorUnavailableError, Client
+from edgevpn.cli import output
+from edgevpn.cli.ping import ping_peer
+from edgevpn.cli.prompt import attach
+from edgevpn.cli.run_dir import node_options
+from edgevpn.errors import EdgevpnError, UsageError
+from edgevpn.proto.messages import (
+    Actors,
+    ActorsRequest,
+    CodeResult,
+    Done,
+    HostSelf,
+    LedgerReply,
+    LedgerRequest,
+    Member,
+    Message,
+    NodeStatus,
+    Paths,
+    PathsRequest,
+    PeerState,
+    RestartActor,
+    Route,
+    RunCode,
+    Snapshot,
+    StatusRequest,
+)
+
+R = TypeVar("R", bound=Message)
+
+
+class Node:
+    """A running node, as the commands see it."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def client(self, actor: str) -> Client:
+        return Client(self.run_dir, actor, caller="command", wait=False)
+
+    async def ask(self, actor: str, request: Any, reply: type[R], *, timeout: float = 10.0) -> R:
+        return await self.client(actor).call(request, reply, timeout=timeout)
+
+    async def state(self, actor: str, topic: str) -> dict[str, Any]:
+        """The present value of a state."""
+        with trio.fail_after(10):
+            async with self.client(actor).watch(topic, once=True) as updates:
+                async for update in updates:
+                    if isinstance(update, Snapshot):
+                        return dict(update.items)
+        return {}
+
+
+def _run(work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    async def bounded() -> Any:
+        try:
+            return await work(*args)
+        except trio.TooSlowError:
+            raise ActorUnavailableError("the node did not answer in time: `edgevpn actors` tells how it is") from None
+
+    return trio.run(bounded)
+
+
+def _fields(message: Any) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in message.__struct_fields__}
+
+
+@click.command(epilog="Example: edgevpn status --json")
+@node_options
+def status(run_dir: Path, as_json: bool) -> None:
+    """Show the node at a glance: who it is, its state, its addresses, and its peers in the network."""
+    found: NodeStatus = _run(Node(run_dir).ask, "supervisor", StatusRequest(), NodeStatus)
+    if as_json:
+        click.echo(output.as_json(_fields(found)), nl=False)
+        return
+    pairs: list[tuple[str, object]] = [
+        ("state", found.state),
+        ("peer id", found.peer_id),
+        ("interface", found.interface or "none"),
+        ("address", found.address),
+        ("listening on", found.listen),
+        ("peers", found.peers),
+        ("up for", output.age(found.uptime_s)),
+        ("version", found.version),
+    ]
+    if found.waiting_for:
+        pairs.append(("waiting for", found.waiting_for))
+    click.echo(output.facts(pairs), nl=False)
+
+
+@click.command(epilog="Example: edgevpn peers")
+@node_options
+def peers(run_dir: Path, as_json: bool) -> None:
+    """Show the connected peers: member of this network or not, addresses, and how packets reach them."""
+    node = Node(run_dir)
+
+    async def collect() -> list[dict[str, Any]]:
+        connected = await node.state("host", "peers")
+        members = await _state_or_nothing(node, "gossip", "members")
+        routes = await _state_or_nothing(node, "ledger", "routes")
+        try:
+            paths = {p.peer_id: p for p in (await node.ask("tun", PathsRequest(), Paths)).paths}
+        except EdgevpnError:
+            paths = {}  # a node without an interface
+        rows = []
+        for peer_id, peer in connected.items():
+            if not isinstance(peer, PeerState):
+                continue
+            path = paths.get(peer_id)
+            rows.append(
+                {
+                    "peer_id": peer_id,
+                    "member": isinstance(members.get(peer_id), Member),
+                    "addresses": sorted(a for a, r in routes.items() if isinstance(r, Route) and r.peer_id == peer_id),
+                    "hostname": next(
+                        (r.hostname for r in routes.values() if isinstance(r, Route) and r.peer_id == peer_id), ""
+                    ),
+                    "path": path.kind if path else "none",
+                    "sent_bytes": path.sent_bytes if path else 0,
+                    "received_bytes": path.received_bytes if path else 0,
+                    "remote": peer.addrs,
+                    "direction": peer.direction,
+                    "agent": peer.agent,
+                    "rtt_ms": round(peer.rtt_s * 1000, 3),
+                    "connected_s": round(time.time() - peer.since, 1),
+                }
+            )
+        return sorted(rows, key=lambda row: (not row["member"], row["addresses"], row["peer_id"]))
+
+    rows = _run(collect)
+    if as_json:
+        click.echo(output.as_json(rows), nl=False)
+        return
+    columns = ("peer", "member", "address", "host", "path", "rtt ms", "remote", "connected")
+    click.echo(
+        output.table(
+            columns,
+            [
+                (
+                    row["peer_id"],
+                    "yes" if row["member"] else "no",
+                    ", ".join(row["addresses"]) or "-",
+                    row["hostname"] or "-",
+                    row["path"],
+                    row["rtt_ms"],
+                    row["remote"][0] if row["remote"] else "-",
+                    output.age(row["connected_s"]),
+                )
+                for row in rows
+            ],
+        ),
+        nl=False,
+    )
+
+
+async def _state_or_nothing(node: Node, actor: str, topic: str) -> dict[str, Any]:
+    """A state, or nothing while its actor is away: the rest is worth showing."""
+    try:
+        return await node.state(actor, topic)
+    except EdgevpnError:
+        return {}
+
+
+@click.command(epilog="Example: edgevpn ledger machines --json")
+@click.argument("bucket", required=False, default="")
+@node_options
+def ledger(bucket: str, run_dir: Path, as_json: bool) -> None:
+    """Show what the network agreed on: all buckets, or one.
+
+    JSON: an object of the bucket's entries by key (for machines: by VPN address), or of all buckets by name.
+    """
+    found: LedgerReply = _run(Node(run_dir).ask, "ledger", LedgerRequest(bucket), LedgerReply)
+    entries = [entry for entry in found.entries if not entry.deleted]
+    if as_json:
+        buckets: dict[str, dict[str, Any]] = {}
+        for entry in entries:
+            buckets.setdefault(entry.bucket, {})[entry.key] = {
+                "value": _parsed(entry.value),
+                "owner": entry.owner,
+                "version": entry.version,
+                "updated_at": entry.updated_at,
+            }
+        click.echo(output.as_json(buckets.get(bucket, {}) if bucket else buckets), nl=False)
+        return
+    now = time.time()
+    click.echo(
+        output.table(
+            ("bucket", "key", "value", "owner", "age"),
+            [
+                (e.bucket, e.key, e.value, e.owner or "-", output.age(now - e.updated_at) if e.updated_at else "-")
+                for e in entries
+            ],
+        ),
+        nl=False,
+    )
+
+
+def _parsed(value: str) -> Any:
+    """A ledger value as the JSON that it holds, or as the text it is."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+@click.command(epilog="Examples: edgevpn actors; edgevpn actors restart ledger")
+@click.argument("action", required=False, type=click.Choice(["restart"]))
+@click.argument("name", required=False)
+@node_options
+def actors(action: str | None, name: str | None, run_dir: Path, as_json: bool) -> None:
+    """Show the node's processes, or restart one of them."""
+    node = Node(run_dir)
+    if action == "restart":
+        if not name:
+            raise UsageError("`edgevpn actors restart` needs the name of an actor: `edgevpn actors` lists them")
+        _run(functools.partial(node.ask, timeout=20.0), "supervisor", RestartActor(name), Done)
+        if not as_json:
+            click.echo(f"{name} is ready again")
+            return
+    found: Actors = _run(node.ask, "supervisor", ActorsRequest(), Actors)
+    if as_json:
+        click.echo(output.as_json([_fields(actor) for actor in found.actors]), nl=False)
+        return
+    click.echo(
+        output.table(
+            ("name", "pid", "state", "restarts", "uptime", "memory", "last exit"),
+            [
+                (
+                    a.name,
+                    a.pid,
+                    a.state,
+                    a.restarts,
+                    output.age(a.uptime_s),
+                    output.size(a.rss_bytes),
+                    a.last_exit or "-",
+                )
+                for a in found.actors
+            ],
+        ),
+        nl=False,
+    )
+
+
+@click.command(epilog="Example: edgevpn ping 10.1.0.2 -c 3")
+@click.argument("target")
+@click.option("-c", "--count", default=4, show_default=True, type=click.IntRange(1, 10000), help="How many times.")
+@click.option("-i", "--interval", default=1.0, show_default=True, type=click.FloatRange(0.01), help="Seconds between.")
+@click.option("-W", "--timeout", default=5.0, show_default=True, type=click.FloatRange(0.05), help="Seconds to wait.")
+@node_options
+def ping(target: str, count: int, interval: float, timeout: float, run_dir: Path, as_json: bool) -> int:
+    """Measure the way to a peer, given by its peer ID or VPN address. Exit code 1 when nothing was answered."""
+    node = Node(run_dir)
+
+    async def go() -> int:
+        routes = await node.state("ledger", "routes")
+        me = (await node.state("host", "self")).get("host")
+        mine = me.peer_id if isinstance(me, HostSelf) else ""
+        return await ping_peer(node.client("host"), routes, mine, target, count, interval, timeout, as_json)
+
+    answered: int = _run(go)
+    return 0 if answered else 1
+
+
+@click.command(epilog="Examples: edgevpn repl ledger; edgevpn repl host -c 'len(host.peers())'")
+@click.argument("name")
+@click.option("-c", "code", help="Run this code there, print its result, and leave; exit code 1 on an exception.")
+@node_options
+def repl(name: str, code: str | None, run_dir: Path, as_json: bool) -> int:
+    """Open a Python prompt inside a running actor: top-level await, its state bound to names."""
+    node = Node(run_dir)
+    if code is None:
+        return attach(node.client(name))
+    result: CodeResult = _run(functools.partial(node.ask, timeout=3600.0), name, RunCode(code), CodeResult)
+    if as_json:
+        click.echo(output.as_json({"output": result.output, "error": result.error}), nl=False)
+    else:
+        sys.stdout.write(result.output)
+        sys.stderr.write(result.error)
+    return 1 if result.error else 0

@@ -1,0 +1,133 @@
+"""The first stage of a node's start: from flags to a process that never saw the token.
+
+The command line has read the token from somewhere others may see: its arguments, its environment. So it writes the
+checked network config into a sealed memfd, and the node's configuration into another, and then replaces itself (exec,
+the same process id) by edgevpn/cli/stage2.py, whose arguments are two descriptor numbers and whose environment has no
+secrets. What the supervisor and its children inherit, a core dump or /proc/PID can't show the token then; only
+who is handed the memfd can read it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import NoReturn, TypeVar
+
+from edgevpn.cli.flags import SECRET_ENVIRONMENT, Settings
+from edgevpn.config import (
+    MIN_MTU_IPV6,
+    OWNERSHIP_MODES,
+    NodeConfig,
+    check_multiaddr,
+    parse_cidr,
+    parse_ip,
+    parse_static_peer,
+)
+from edgevpn.errors import EdgevpnError, UsageError
+from edgevpn.sealed_memory import sealed_memfd
+
+STAGE2 = "edgevpn.cli.stage2"
+T = TypeVar("T")
+
+
+def node_config(settings: Settings, *, vpn: bool, run_dir: str) -> tuple[NodeConfig, list[str]]:
+    """The node that the flags describe, and lines about what of them was left out. Raises UsageError.
+
+    `vpn`: `settings` has the flags of the root command, not of `start`.
+    """
+    values, given = settings
+    notes: list[str] = []
+    addresses = tuple(_each(parse_cidr, "address", settings)) if vpn else ()
+    mtu = values["mtu"]
+    if "mtu" not in given and any(":" in address for address in addresses):
+        mtu = max(mtu, MIN_MTU_IPV6)
+    ownership = OWNERSHIP_MODES.get(values["ownership"].strip().lower())
+    if ownership is None:
+        raise UsageError(f"{given['ownership']} is enforce, observe or off, not {values['ownership']!r}")
+    for name in (
+        "discovery-interval",
+        "ledger-announce-interval",
+        "ledger-synchronization-interval",
+        "aliveness-healthcheck-interval",
+        "aliveness-healthcheck-scrub-interval",
+        "aliveness-healthcheck-max-interval",
+        "timeout",
+    ):
+        if values[name] <= 0:
+            raise UsageError(f"{given[name]} must be more than 0 seconds")
+    config = NodeConfig(
+        run_dir=run_dir,
+        vpn=vpn,
+        interface=values["interface"] if vpn else "",
+        addresses=addresses,
+        mtu=mtu,
+        bootstrap_iface=values["bootstrap-iface"],
+        router=parse_ip(values["router"]) if vpn and values["router"] else "",
+        listen=_listen(settings, notes),
+        max_connections=max(values["max-connections"], 0),  # -1 is the Go program's "no limit"
+        timeout=values["timeout"],
+        dht=values["dht"],
+        mdns=values["mdns"],
+        discovery_interval=float(values["discovery-interval"]),
+        bootstrap_peers=values["discovery-bootstrap-peers"],
+        static_peers=tuple(_each(parse_static_peer, "static-peertable", settings)),
+        ledger_announce_interval=float(values["ledger-announce-interval"]),
+        ledger_sync_interval=float(values["ledger-synchronization-interval"]),
+        ledger_state=os.path.abspath(_expanded(values["ledger-state"])) if values["ledger-state"] else "",
+        ownership=ownership,
+        ownership_ttl=float(values["ownership-ttl"]),
+        heartbeat_interval=float(values["aliveness-healthcheck-interval"]),
+        scrub_interval=float(values["aliveness-healthcheck-scrub-interval"]),
+        max_heartbeat_age=float(values["aliveness-healthcheck-max-interval"]),
+        privkey_cache=values["privkey-cache"],
+        privkey_cache_dir=os.path.abspath(_expanded(values["privkey-cache-dir"])),
+        log_level=values["log-level"].lower(),
+        libp2p_log_level=values["libp2p-log-level"].lower(),
+        debug=values["debug"],
+    )
+    return config, notes
+
+
+def launch(config: NodeConfig, network_text: str, module: str) -> NoReturn:
+    """Become the node: exec `module` (STAGE2) with the descriptors of the sealed network config and of `config`.
+
+    `network_text`: the checked network config (YAML). Returns only by an error.
+    """
+    network_fd = sealed_memfd("edgevpn-token", network_text.encode(), inheritable=True)
+    config_fd = sealed_memfd("edgevpn-config", json.dumps(config.to_dict()).encode(), inheritable=True)
+    for name in SECRET_ENVIRONMENT:
+        os.environ.pop(name, None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # -P: a working directory is no place to import from.
+    args = [sys.executable, "-P", "-m", module, "--fd", str(network_fd), "--config", str(config_fd)]
+    os.execv(sys.executable, args)  # noqa: S606 - our own interpreter, and no shell is wanted
+
+
+def _each(parse: Callable[[str], T], name: str, settings: Settings) -> Iterator[T]:
+    """What `parse` makes of each value of the list flag `name`; errors say where the value came from."""
+    source = settings.given.get(name, f"--{name}")
+    for text in settings.values[name]:
+        try:
+            yield parse(text)
+        except EdgevpnError as exc:
+            raise UsageError(f"{source}: {exc}") from None
+
+
+def _listen(settings: Settings, notes: list[str]) -> tuple[str, ...]:
+    given: tuple[str, ...] = settings.values["listen-maddrs"]
+    usable = []
+    for addr, names in zip(given, _each(check_multiaddr, "listen-maddrs", settings), strict=True):
+        if names in (("ip4", "tcp"), ("ip6", "tcp")):
+            usable.append(addr)
+        else:
+            notes.append(f"--listen-maddrs: {addr} is left out: only /ip4/.../tcp/PORT and /ip6/.../tcp/PORT work yet")
+    if given and not usable:
+        raise UsageError("--listen-maddrs has no address that works yet: write one like /ip4/0.0.0.0/tcp/4001")
+    return tuple(usable)
+
+
+def _expanded(path: str) -> str:
+    return os.path.expanduser(path.replace("$HOME", "~", 1) if path.startswith("$HOME") else path)

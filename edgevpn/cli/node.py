@@ -1,0 +1,43 @@
+"""Runs a node in this process: prepares what the supervisor needs, then hands over to it.
+
+What needs rights happens here, in an order that undoes itself: run directory (locked), TUN device (gone with its last
+descriptor), addresses (gone with the device). The token stays in its memfd, unread.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import trio
+
+from edgevpn import identity
+from edgevpn.actors import log, run_directory
+from edgevpn.actors.supervisor import STAGES, supervise
+from edgevpn.actors.template_start import StartedTemplate, start_template
+from edgevpn.config import NodeConfig
+from edgevpn.sealed_memory import sealed_memfd
+from edgevpn.tun import device, netlink
+
+
+def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None = None) -> int:
+    """Run until SIGINT, SIGTERM or a Stop message; the exit code. Raises EdgevpnError when it can't start."""
+    log.configure(config.log_level)
+    with ExitStack() as undo:
+        if template is None and not config.debug:
+            template = start_template(STAGES)
+        if template is not None:
+            undo.callback(template.stop)
+        undo.enter_context(run_directory.hold(Path(config.run_dir)))
+        key = identity.load_or_create(Path(config.privkey_cache_dir) if config.privkey_cache else None)
+        descriptors = {"token": token_fd, "identity": sealed_memfd("edgevpn-identity", key.seed)}
+        undo.callback(os.close, descriptors["identity"])
+        if config.vpn:
+            tun = device.open_device(config.interface)
+            undo.callback(tun.close)
+            descriptors["tun"] = tun.fileno()
+            if config.bootstrap_iface:
+                netlink.configure(config.interface, config.addresses, config.mtu)
+        trio.run(supervise, config, descriptors, key.peer_id, template)
+    return 0

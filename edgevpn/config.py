@@ -1,0 +1,298 @@
+"""Everything a node must be told, except its secrets: one frozen value, checked when it is made.
+
+The command line makes a `NodeConfig` (edgevpn/cli/launch.py); the supervisor hands it to each actor as the plain
+dictionary of `to_dict`, and `from_dict` checks it again. The token never is in it, nor anything derived from it: a
+config may be shown, logged and passed in arguments. The node's identity isn't either, only where it is cached.
+
+Checks are light on purpose, since the command line starts through here: addresses by `ipaddress`, multiaddrs
+(https://github.com/multiformats/multiaddr) by their shape, peer ids by base58 and length. What the machine thinks of
+a value (does the interface exist, is the port free) is found out where it is used. Intervals are seconds.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from edgevpn.errors import UsageError
+
+OWNERSHIP_MODES = {  # what may be said -> what it means
+    "enforce": "enforce",
+    "on": "enforce",
+    "observe": "observe",
+    "log": "observe",
+    "log-only": "observe",
+    "off": "off",
+}
+LOG_LEVELS = ("debug", "info", "warn", "warning", "error", "dpanic", "panic", "fatal")
+MIN_MTU = 68  # RFC 791
+MIN_MTU_IPV6 = 1280  # RFC 8200: below it Linux has no IPv6 on the interface
+MAX_MTU = 65535
+MAX_INTERFACE_NAME = 15  # IFNAMSIZ without its NUL
+OWNERSHIP_TTL_HEARTBEATS = 4
+
+_BASE58 = {letter: value for value, letter in enumerate("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")}
+_DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_MULTIADDR_NO_VALUE = {"quic", "quic-v1", "ws", "wss", "tls", "noise", "http", "https", "p2p-circuit"}
+_MULTIADDR_NO_VALUE |= {"webtransport", "webrtc", "webrtc-direct"}
+_MULTIADDR_NAMES = {"dns", "dns4", "dns6", "dnsaddr", "sni"}
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a Go duration ("15s", "1h0m0s", "1.5m", "300ms", "0"). Raises UsageError; no negative ones."""
+    stripped = text.strip()
+    if stripped == "0":
+        return 0.0
+    parts = _DURATION_PART.findall(stripped)
+    if not parts or "".join(number + unit for number, unit in parts) != stripped:
+        raise UsageError(f"{text!r} is no duration: write it like 15s, 5m or 1h30m")
+    return float(sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts))
+
+
+def parse_cidr(text: str) -> str:
+    """An address with its prefix length in normal form ("10.1.0.1/24", "fd00::1/64"). Raises UsageError."""
+    address, slash, length = text.strip().partition("/")
+    if not slash:
+        raise UsageError(f"address {text!r} lacks its prefix length: write it like 10.1.0.1/24")
+    if "%" in address:
+        raise UsageError(f"address {text!r} has a zone: leave out the part from % on")
+    if not (length.isascii() and length.isdigit()):
+        raise UsageError(f"address {text!r} has a wrong prefix length: write it like 10.1.0.1/24")
+    try:
+        interface = ipaddress.ip_interface(f"{address}/{length}")
+    except ValueError:
+        raise UsageError(f"address {text!r} is no CIDR: write it like 10.1.0.1/24 or fd00::1/64") from None
+    ip = interface.ip
+    if ip.is_unspecified or ip.is_multicast or ip.is_loopback:
+        raise UsageError(f"address {text!r} can't be a machine's: choose a unicast address like 10.1.0.1/24")
+    return str(interface)
+
+
+def parse_ip(text: str) -> str:
+    """One IP address in normal form. Raises UsageError."""
+    try:
+        return str(ipaddress.ip_address(text.strip()))
+    except ValueError:
+        raise UsageError(f"{text!r} is no IP address") from None
+
+
+def parse_static_peer(text: str) -> tuple[str, str]:
+    """(VPN address, peer id) of "10.1.0.2:12D3KooW...". IPv6 too: the last colon divides. Raises UsageError."""
+    address, colon, peer_id = text.strip().rpartition(":")
+    if not colon or not address:
+        raise UsageError(f"{text!r} is no static peer: write it like 10.1.0.2:12D3KooW...")
+    check_peer_id(peer_id)
+    return parse_ip(address.removeprefix("[").removesuffix("]")), peer_id
+
+
+def check_peer_id(text: str) -> None:
+    """Raise UsageError unless `text` looks like a libp2p peer id: base58 of a multihash, or a CID in base32/36."""
+    if re.fullmatch(r"b[a-z2-7]{58,}|k[0-9a-z]{50,}", text):
+        return
+    number = 0
+    for letter in text if len(text) <= 128 else "":
+        if letter not in _BASE58:
+            number = 0
+            break
+        number = number * 58 + _BASE58[letter]
+    zeros = len(text) - len(text.lstrip("1"))
+    raw = bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")
+    is_multihash = number and len(raw) > 2 and raw[0] in (0x00, 0x12) and raw[1] == len(raw) - 2
+    if not is_multihash:
+        raise UsageError(f"{text!r} is no peer id: it looks like 12D3KooW...")
+
+
+def check_multiaddr(text: str) -> tuple[str, ...]:
+    """The protocol names of a multiaddr, outermost first. Raises UsageError if it hasn't the shape of one."""
+    parts = text.split("/")
+    if len(parts) < 2 or parts[0]:
+        raise UsageError(f"{text!r} is no multiaddr: write it like /ip4/192.0.2.1/tcp/4001")
+    names = []
+    rest = iter(parts[1:])
+    for name in rest:
+        names.append(name)
+        if name in _MULTIADDR_NO_VALUE:
+            continue
+        value = next(rest, "")
+        if not _multiaddr_value_is_good(name, value):
+            raise UsageError(f"multiaddr {text!r} has a wrong part /{name}/{value}")
+    return tuple(names)
+
+
+def _multiaddr_value_is_good(name: str, value: str) -> bool:
+    try:
+        if name == "ip4":
+            ipaddress.IPv4Address(value)
+        elif name == "ip6":
+            ipaddress.IPv6Address(value)
+        elif name in ("tcp", "udp"):
+            return value.isascii() and value.isdigit() and len(value) <= 5 and int(value) <= 65535
+        elif name in ("p2p", "ipfs"):
+            check_peer_id(value)
+        elif name == "certhash":
+            return bool(value)
+        elif name == "ip6zone" or name in _MULTIADDR_NAMES:
+            return bool(re.fullmatch(r"[\w.-]{1,253}", value, re.ASCII))
+        else:
+            return False
+    except (ValueError, UsageError):
+        return False
+    return True
+
+
+def check_interface_name(name: str) -> None:
+    """Raise UsageError unless Linux would take `name` for a network interface (and we for a directory)."""
+    if not name:
+        raise UsageError("the interface needs a name: give one with --interface, like edgevpn0")
+    if len(name.encode()) > MAX_INTERFACE_NAME:
+        raise UsageError(f"interface name {name!r} is too long: Linux allows {MAX_INTERFACE_NAME} characters")
+    if name in (".", "..") or not re.fullmatch(r"[A-Za-z0-9_.@+-]+", name, re.ASCII) or name.startswith("-"):
+        raise UsageError(f"interface name {name!r} has characters that don't go: use letters, digits, - _ and .")
+
+
+# --- the whole ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeConfig:
+    """What a node is told. Sequences are tuples; making one with a wrong value raises UsageError.
+
+    The defaults are the command line's, so `NodeConfig(run_dir=...)` is what `edgevpn` runs without a flag.
+    """
+
+    run_dir: str
+    vpn: bool = True  # False: `edgevpn start`, a node without an interface
+    interface: str = "edgevpn0"
+    addresses: tuple[str, ...] = ("10.1.0.1/24",)  # CIDRs of the interface; may be empty
+    mtu: int = 1200  # of the interface; at least 1280 if an address is IPv6
+    bootstrap_iface: bool = True  # give the interface its addresses, MTU and routes
+    router: str = ""  # VPN address that gets packets to unknown destinations; "" for none
+
+    listen: tuple[str, ...] = ()  # /ip4|ip6/ADDRESS/tcp/PORT; empty: the default ones
+    max_connections: int = 0  # 0: no limit of its own
+    timeout: float = 15.0  # to open a stream to a peer
+
+    dht: bool = True
+    mdns: bool = True
+    discovery_interval: float = 720.0  # the longest pause between two rounds in the DHT
+    bootstrap_peers: tuple[str, ...] = ()  # multiaddrs with /p2p/; empty: the public ones (if dht)
+    static_peers: tuple[tuple[str, str], ...] = ()  # (VPN address, peer id)
+
+    ledger_announce_interval: float = 10.0
+    ledger_sync_interval: float = 10.0  # the longest pause between two announcements of the whole block
+    ledger_state: str = ""  # directory; "": the ledger is kept in memory
+    ownership: str = "enforce"  # enforce, observe, off
+    ownership_ttl: float = 0.0  # how old an owner's heartbeat may be; 0: four heartbeat intervals
+    heartbeat_interval: float = 120.0
+    scrub_interval: float = 600.0
+    max_heartbeat_age: float = 900.0  # who is silent for longer is offline (leader election)
+
+    privkey_cache: bool = False  # keep the node's key between runs
+    privkey_cache_dir: str = ""
+
+    log_level: str = "info"
+    libp2p_log_level: str = "fatal"
+    debug: bool = False  # tracebacks, and the crash prompt
+
+    def __post_init__(self) -> None:
+        if not self.run_dir:
+            raise UsageError("the node needs a run directory: give one with --run-dir")
+        if self.vpn:
+            self._check_interface()
+        for interval in (
+            "timeout",
+            "discovery_interval",
+            "ledger_announce_interval",
+            "ledger_sync_interval",
+            "heartbeat_interval",
+            "scrub_interval",
+            "max_heartbeat_age",
+        ):
+            if not getattr(self, interval) > 0:
+                raise UsageError(f"{interval.replace('_', ' ')} must be more than 0 seconds")
+        if self.ownership_ttl < 0:
+            raise UsageError("--ownership-ttl can't be negative: 0 means four heartbeat intervals")
+        if self.max_connections < 0:
+            raise UsageError("--max-connections can't be negative: 0 means no limit")
+        if self.ownership not in ("enforce", "observe", "off"):
+            raise UsageError(f"--ownership {self.ownership!r} is none of enforce, observe, off")
+        for level in (self.log_level, self.libp2p_log_level):
+            if level not in LOG_LEVELS:
+                raise UsageError(f"{level!r} is no log level: use one of {', '.join(LOG_LEVELS)}")
+        if self.privkey_cache and not self.privkey_cache_dir:
+            raise UsageError("--privkey-cache needs a directory: give one with --privkey-cache-dir")
+        for addr in self.listen:
+            names = check_multiaddr(addr)
+            if len(names) != 2 or names[0] not in ("ip4", "ip6") or names[1] != "tcp":
+                raise UsageError(f"can't listen on {addr}: write it like /ip4/0.0.0.0/tcp/4001")
+        for addr in self.bootstrap_peers:
+            if "p2p" not in check_multiaddr(addr):
+                raise UsageError(f"bootstrap peer {addr} lacks its peer id: it ends in /p2p/12D3KooW...")
+        for address, peer_id in self.static_peers:
+            parse_ip(address)
+            check_peer_id(peer_id)
+
+    def _check_interface(self) -> None:
+        check_interface_name(self.interface)
+        if not MIN_MTU <= self.mtu <= MAX_MTU:
+            raise UsageError(f"--mtu {self.mtu} is out of range: {MIN_MTU} to {MAX_MTU}")
+        seen = set()
+        for address in self.addresses:
+            ip = parse_cidr(address).partition("/")[0]
+            if ip in seen:
+                raise UsageError(f"address {ip} is given twice")
+            seen.add(ip)
+            if ":" in ip and self.mtu < MIN_MTU_IPV6:
+                raise UsageError(f"--mtu {self.mtu} is too small for {address}: IPv6 needs {MIN_MTU_IPV6}")
+        if self.router:
+            parse_ip(self.router)
+
+    @property
+    def owner_ttl(self) -> float:
+        """Seconds an owner counts as live after its last heartbeat (`ownership_ttl`, or derived)."""
+        return self.ownership_ttl or OWNERSHIP_TTL_HEARTBEATS * self.heartbeat_interval
+
+    def actors(self) -> tuple[str, ...]:
+        """The actors this node consists of, in the order they are started."""
+        names = ("sealer", "host", "discovery", "gossip", "ledger")
+        return (*names, "tun") if self.vpn else names
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values that msgpack and JSON carry (tuples become lists there)."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NodeConfig:
+        """The config of a `to_dict`, also after msgpack or JSON. Raises UsageError."""
+        known = {field.name: field for field in fields(cls)}
+        unknown = sorted(str(name) for name in values if name not in known)
+        if unknown:
+            raise UsageError(f"unknown configuration: {', '.join(unknown)}")
+        settled = {name: _typed(name, str(known[name].type), value) for name, value in values.items()}
+        try:
+            return cls(**settled)
+        except TypeError as exc:
+            raise UsageError(f"incomplete configuration: {exc}") from None
+
+
+def _typed(name: str, type_name: str, value: Any) -> Any:
+    """`value` as the field's type, with lists turned into tuples. Raises UsageError."""
+    if type_name == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type_name in ("bool", "int", "float", "str"):
+        if type(value).__name__ == type_name:
+            return value
+    elif isinstance(value, list | tuple):
+        if type_name == "tuple[str, ...]" and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        pairs = tuple(tuple(item) if isinstance(item, list | tuple) else () for item in value)
+        if all(len(pair) == 2 and all(isinstance(part, str) for part in pair) for pair in pairs):
+            return pairs
+    raise UsageError(f"configuration {name} must be {type_name}, not {type(value).__name__}")
