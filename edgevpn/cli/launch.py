@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
+from edgevpn.actors.template_start import StartedTemplate, hand_over
 from edgevpn.cli.flags import SECRET_ENVIRONMENT, Settings
 from edgevpn.config import (
     MIN_MTU_IPV6,
@@ -90,10 +91,11 @@ def node_config(settings: Settings, *, vpn: bool, run_dir: str) -> tuple[NodeCon
     return config, notes
 
 
-def launch(config: NodeConfig, network_text: str, module: str) -> NoReturn:
+def launch(config: NodeConfig, network_text: str, module: str, template: StartedTemplate | None = None) -> NoReturn:
     """Become the node: exec `module` (STAGE2) with the descriptors of the sealed network config and of `config`.
 
-    `network_text`: the checked network config (YAML). Returns only by an error.
+    `network_text`: the checked network config (YAML). `template` goes with us: it stays the child of this process.
+    Returns only by an error.
     """
     network_fd = sealed_memfd("edgevpn-token", network_text.encode(), inheritable=True)
     config_fd = sealed_memfd("edgevpn-config", json.dumps(config.to_dict()).encode(), inheritable=True)
@@ -103,6 +105,9 @@ def launch(config: NodeConfig, network_text: str, module: str) -> NoReturn:
     sys.stderr.flush()
     # -P: a working directory is no place to import from.
     args = [sys.executable, "-P", "-m", module, "--fd", str(network_fd), "--config", str(config_fd)]
+    if template is not None:
+        descriptor, pid = hand_over(template)
+        args += ["--template-fd", str(descriptor), "--template-pid", str(pid)]
     os.execv(sys.executable, args)  # noqa: S606 - our own interpreter, and no shell is wanted
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from edgevpn import __version__
-from edgevpn.cli.flags import ROOT, START, Settings, closest, notices, parse, settle
+from edgevpn.cli.flags import ROOT, SECRET_ENVIRONMENT, START, Settings, closest, notices, parse, settle
 from edgevpn.errors import EdgevpnError, UsageError
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -168,13 +168,21 @@ def _start(given: dict[str, list[str]], words: list[str]) -> int:
 
 
 def _bring_up(settings: Settings, *, name: str, vpn: bool) -> int:
-    from edgevpn.cli import launch, run_dir, token
+    from edgevpn.actors.stages import STAGES
+    from edgevpn.actors.template_start import start_template
 
-    directory = run_dir.choose(settings.values["run-dir"], name)
-    config, notes = launch.node_config(settings, vpn=vpn, run_dir=str(directory))
-    _tell(notes)
-    network = token.read(settings)
-    launch.launch(config, network.to_yaml(), launch.STAGE2)
+    # First of all: the template needs a second for its imports, and nothing that we do here.
+    template = start_template(STAGES, without=SECRET_ENVIRONMENT)
+    try:
+        from edgevpn.cli import launch, run_dir, token
+
+        directory = run_dir.choose(settings.values["run-dir"], name)
+        config, notes = launch.node_config(settings, vpn=vpn, run_dir=str(directory))
+        _tell(notes)
+        network = token.read(settings)
+        launch.launch(config, network.to_yaml(), launch.STAGE2, template)
+    finally:
+        template.stop()
 
 
 def _ask(name: str, given: dict[str, list[str]], words: list[str]) -> int:

@@ -14,7 +14,8 @@ import trio
 
 from edgevpn import identity
 from edgevpn.actors import log, run_directory
-from edgevpn.actors.supervisor import STAGES, supervise
+from edgevpn.actors.stages import STAGES
+from edgevpn.actors.supervisor import supervise
 from edgevpn.actors.template_start import StartedTemplate, start_template
 from edgevpn.config import NodeConfig
 from edgevpn.sealed_memory import sealed_memfd

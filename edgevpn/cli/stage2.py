@@ -11,16 +11,20 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from edgevpn.actors.stages import STAGES
+from edgevpn.actors.template_start import StartedTemplate, adopt_template
 from edgevpn.cli.flags import Flag, parse, settle
 from edgevpn.cli.main import run_guarded
 from edgevpn.config import NodeConfig
 from edgevpn.errors import UsageError
 
-RunNode = Callable[[NodeConfig, int], int]
+RunNode = Callable[[NodeConfig, int, StartedTemplate | None], int]
 
 _FLAGS = (
     Flag("fd", "int", -1, "", "Descriptor of the network config"),
     Flag("config", "int", -1, "", "Descriptor of the node's configuration"),
+    Flag("template-fd", "int", -1, "", "Descriptor of the template's socket"),
+    Flag("template-pid", "int", -1, "", "Process of the template"),
 )
 
 
@@ -31,14 +35,17 @@ def main(argv: Sequence[str], run_node: RunNode | None = None) -> int:
     def work() -> int:
         nonlocal debug
         descriptors = settle(_FLAGS, parse(argv, _FLAGS)[0], {}).values
+        template = None
+        if descriptors["template-pid"] > 0:
+            template = adopt_template(descriptors["template-fd"], descriptors["template-pid"], STAGES)
         config = _read_config(descriptors["config"])
         debug = config.debug
         os.set_inheritable(descriptors["fd"], False)
         if run_node is not None:
-            return run_node(config, descriptors["fd"])
+            return run_node(config, descriptors["fd"], template)
         from edgevpn.cli.node import run_node as run_real_node
 
-        return run_real_node(config, descriptors["fd"])
+        return run_real_node(config, descriptors["fd"], template)
 
     return run_guarded(work, debug=lambda: debug)
 

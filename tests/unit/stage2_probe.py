@@ -5,11 +5,12 @@ import json
 import os
 import sys
 
+from edgevpn.actors.template_start import StartedTemplate
 from edgevpn.cli import stage2
 from edgevpn.config import NodeConfig
 
 
-def tell(config: NodeConfig, token_fd: int) -> int:
+def tell(config: NodeConfig, token_fd: int, template: StartedTemplate | None) -> int:
     try:
         os.pwrite(token_fd, b"x", 0)
         writable = True
@@ -19,6 +20,7 @@ def tell(config: NodeConfig, token_fd: int) -> int:
         json.dumps(
             {
                 "pid": os.getpid(),
+                "template": template.process.pid if template is not None else 0,
                 "config": config.to_dict(),
                 "token_bytes": os.fstat(token_fd).st_size,
                 "writable": writable,
@@ -29,6 +31,8 @@ def tell(config: NodeConfig, token_fd: int) -> int:
         flush=True,
     )
     sys.stdin.read()
+    if template is not None:
+        template.stop()
     return 7
 
 

@@ -271,6 +271,9 @@ def test_the_nodes_process_shows_no_token_in_arguments_environment_or_memory(way
             )
             assert [secret in shown for secret in [*secrets, b"EDGEVPNTOKEN", b"PEERGATE_AUTH"]] == [False] * 5
             assert [memory_holds(process.pid, secret) for secret in secrets] == [False] * 3
+            forked = f"/proc/{told['template']}/environ"
+            assert not any(secret in Path(forked).read_bytes() for secret in [*secrets, b"EDGEVPNTOKEN"])
+            assert [memory_holds(told["template"], secret) for secret in secrets] == [False] * 3
             process.stdin.close()
         assert process.wait(30) == 7
     assert told["pid"] == process.pid

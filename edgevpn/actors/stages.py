@@ -1,0 +1,23 @@
+"""What the template imports, in which order, and which actor needs how much of it.
+
+Light on purpose: the command line reads it in its first milliseconds, to start the template. The stage `base`
+(template_start.BASE_STAGE) is always there first, so that actors without libp2p need not wait for it.
+"""
+
+from __future__ import annotations
+
+BASE = "base"
+LIBP2P = "libp2p"
+
+STAGES = (
+    (LIBP2P, ("edgevpn.actors.host", "edgevpn.actors.gossip", "edgevpn.actors.discovery", "edgevpn.actors.tun")),
+)
+
+NEEDS = {
+    "sealer": BASE,
+    "ledger": BASE,
+    "host": LIBP2P,
+    "gossip": LIBP2P,
+    "discovery": LIBP2P,
+    "tun": LIBP2P,
+}
