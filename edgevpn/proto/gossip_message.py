@@ -32,7 +32,7 @@ _FOLD = str.maketrans({"\u017f": "s", "\u212a": "k"})
 
 @dataclass(frozen=True)
 class Envelope:
-    """The outer JSON. `annotations` maps text to JSON values (numbers have the precision of a float), None where there are none."""
+    """The outer JSON. `annotations` maps text to JSON values (numbers as exact as floats); None: there are none."""
 
     message: str
     sender_id: str = ""

@@ -148,16 +148,14 @@ def parse_config_yaml(text: str | bytes) -> NetworkConfig:
 
 
 def check(config: NetworkConfig) -> None:
-    """Refuse a config that no node can use. Raises UsageError.
-
-    An empty mdns name is libp2p's own, and a max_message_size of 0 is legal (nothing can then be said in public).
-    """
+    """Refuse a config that no node can use. Raises UsageError. An empty mdns name is legal: it means libp2p's own."""
     missing = [
         name
         for name, value in (
             ("otp.crypto.key", config.otp_crypto.key),
             ("room", config.room),
             ("otp.dht.key or rendezvous", config.otp_dht.key or config.rendezvous),
+            ("max_message_size", config.max_message_size),
         )
         if not value
     ]

@@ -206,6 +206,8 @@ def _is_null(node: _Scalar) -> bool:
 def _text(node: _Scalar, path: str) -> str:
     if node.tag not in (None, "!", _TAG + "str", _TAG + "int", _TAG + "float"):
         raise UsageError(f"{path} in the network config has a tag: write the value alone")
+    if any("\ud800" <= character <= "\udfff" for character in node.value):  # only PyYAML's own parser lets them by
+        raise UsageError("the network config is not YAML: it holds characters that are not text")
     return node.value
 
 

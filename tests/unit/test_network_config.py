@@ -126,13 +126,17 @@ def test_arbitrary_text_raises_only_a_usage_error_of_one_line(text, data):
         ("3.6e2", 360),
         ("1.", 1),
         ("!!int 7", 7),
-        ("null", 0),
-        ("~", 0),
-        ("", 0),
     ],
 )
 def test_an_integer_may_be_written_in_many_ways(written, meant):
     assert parse(max_message_size=written).max_message_size == meant
+
+
+@pytest.mark.parametrize("written", ["null", "~", ""])
+def test_null_is_zero(written):
+    assert nc.parse_config_yaml(
+        f"otp:\n  dht:\n    length: {written}\n" + GOOD.replace("length: 43", "x: 1")
+    ).otp_dht == (OtpConfig(60, "dhtkey", 0))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +181,7 @@ def test_a_merge_takes_effect_where_it_stands():
     config = nc.parse_config_yaml(
         "x: &x {interval: 10, key: k, length: 9}\n"
         "otp:\n  dht:\n    <<: *x\n    key: after\n  crypto:\n    key: before\n    <<: [*x, {key: z}]\n"
-        "room: r\n"
+        "room: r\nmax_message_size: 1\n"
     )
     assert config.otp_dht == OtpConfig(10, "after", 9)
     assert config.otp_crypto == OtpConfig(10, "k", 9)
@@ -188,7 +192,7 @@ def test_only_the_first_document_counts():
     assert nc.parse_config_yaml("\ufeff---\n# note\n" + GOOD) == nc.parse_config_yaml(GOOD)
 
 
-@pytest.mark.parametrize("text", ["otp:\n\tdht: 1\n", 'room: "a" b', "a: [", "a: *b", "\0\1\2", 'a: "\\ud800"'])
+@pytest.mark.parametrize("text", ["otp:\n\tdht: 1\n", 'room: "a" b', "a: [", "a: *b", "\0\1\2", 'room: "\\ud800"'])
 def test_what_is_not_yaml_is_refused(text):
     assert refused(text).startswith("the network config is not YAML")
 
@@ -219,6 +223,7 @@ def test_a_config_nested_too_deep_or_too_large_is_refused():
     ("change", "says"),
     [
         ("room: null", "lacks room"),
+        ("max_message_size: 0", "lacks max_message_size"),
         ("otp: {crypto: {key: ''}}", "lacks otp.crypto.key"),
         ("otp: {dht: {key: ''}}\nrendezvous: ''", "lacks otp.dht.key or rendezvous"),
         ("otp: {crypto: {interval: 0}}", "otp.crypto.interval is 0"),
@@ -234,7 +239,7 @@ def test_a_config_that_no_node_could_use_is_refused_by_name(change, says):
 
 
 def test_all_missing_keys_are_named_at_once():
-    assert "lacks otp.crypto.key, room, otp.dht.key or rendezvous" in refused("{}")
+    assert "lacks otp.crypto.key, room, otp.dht.key or rendezvous, max_message_size" in refused("{}")
     assert "lacks" in refused("")
 
 

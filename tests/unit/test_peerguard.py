@@ -87,6 +87,13 @@ def test_a_bad_public_key_is_refused(bad):
         peerguard.verify_untrusted(bad, SIGNATURE, "challenge")
 
 
+def test_a_good_signature_on_another_kind_of_curve_is_refused():
+    key = ec.generate_private_key(ec.SECP256K1())
+    signature = peerguard._armour("SIGNATURE", key.sign(peerguard.digest_hex("x").encode(), peerguard._ALGORITHM))
+    with pytest.raises(UntrustedDataError, match="NIST"):
+        peerguard.verify_untrusted(public_text(key), signature, "x")
+
+
 @pytest.mark.parametrize("bad", ["", "***", PUBLIC, SIGNATURE, armour(b"no pem")])
 def test_a_bad_private_key_is_the_user_s_error(bad):
     with pytest.raises(UsageError, match="genkey"):

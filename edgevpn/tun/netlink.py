@@ -1,0 +1,33 @@
+"""Addresses, MTU and state of the interface, by rtnetlink(7) through pyroute2.
+
+The addresses' networks become routes by the kernel's own doing, and go with the device.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from edgevpn.errors import SetupError
+
+_NO_DAD = 0x02  # IFA_F_NODAD: no one else is on the link, and a second's wait would be one
+
+
+def configure(name: str, addresses: Iterable[str], mtu: int) -> None:
+    """Give the interface its MTU and addresses (CIDRs) and bring it up. Raises SetupError."""
+    try:
+        with IPRoute() as netlink:
+            index = netlink.link_lookup(ifname=name)[0]
+            netlink.link("set", index=index, mtu=mtu, txqlen=1000)
+            netlink.link("set", index=index, state="up")
+            for text in addresses:
+                interface = ipaddress.ip_interface(text)
+                extra = {"flags": _NO_DAD} if interface.version == 6 else {}
+                netlink.addr(
+                    "add", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen, **extra
+                )
+    except (NetlinkError, IndexError, OSError) as exc:
+        raise SetupError(f"can't set up the interface {name} with {', '.join(addresses)}: {exc}") from exc

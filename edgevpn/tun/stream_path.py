@@ -1,0 +1,229 @@
+"""The path over libp2p streams: one long-lived stream a peer, batched both ways.
+
+With a node of ours the stream carries super-packets (edgevpn/proto/packet_stream.py). With a Go node, which does not
+know that protocol, it carries plain packets one after the other (`/edgevpn/0.1`): super-packets are cut here, and the
+host sends each packet as one yamux data frame.
+
+The stream is dialled when there is something to send, or taken over when the peer dialled first: whichever stands is
+used for both directions. A stream that ends is dialled again, after a pause that grows while dialling fails.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from edgevpn.errors import EdgevpnError, UntrustedDataError
+from edgevpn.proto.back_off import BackOff
+from edgevpn.proto.ip import split_packets_untrusted
+from edgevpn.proto.packet_stream import (
+    HELLO_SIZE,
+    TAKES_TCP,
+    TAKES_UDP,
+    Hello,
+    PacketDecoder,
+    join,
+    read_hello_untrusted,
+    write_hello,
+)
+from edgevpn.proto.protocols import PACKET_STREAM
+from edgevpn.tun import virtio
+from edgevpn.tun.path import MAX_QUEUE, PathStats
+from edgevpn.tun.pump import plain_frames
+
+Stream = trio.abc.HalfCloseableStream
+Dial = Callable[[], Awaitable[tuple[str, Stream]]]
+Receive = Callable[[Sequence[bytes | memoryview]], tuple[int, int]]
+
+BATCH = 256 * 1024  # bytes joined into one send
+READ = 256 * 1024
+_REDIAL_FIRST, _REDIAL_MOST = 0.05, 2.0
+
+
+class _Link:
+    """One open stream to the peer."""
+
+    def __init__(self, protocol: str, stream: Stream) -> None:
+        self.protocol = protocol
+        self.stream = stream
+        self.takes = 0  # the flags of its hello; until that came it is sent plain packets
+        self.hello_sent = False
+
+
+class StreamPath:
+    """The way to one peer over a stream."""
+
+    def __init__(self, dial: Dial, receive: Receive, hello: Hello, bad: Callable[[str], None]) -> None:
+        """`receive` takes frames from the peer; `bad` is told why a stream of the peer's was ended."""
+        self.stats = PathStats()
+        self._dial = dial
+        self._receive = receive
+        self._hello = hello
+        self._bad = bad
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._wake = trio.Event()
+        self._link: _Link | None = None
+        self._link_changed = trio.Event()
+        self._back_off = BackOff(_REDIAL_FIRST, _REDIAL_MOST, random.Random())  # noqa: S311
+
+    @property
+    def kind(self) -> str:
+        if self._link is None:
+            return "none"
+        return "stream" if self._link.protocol == PACKET_STREAM else "edgevpn-stream"
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queued
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            if self._queued + len(frame) > MAX_QUEUE:
+                self.stats.dropped += 1
+                continue
+            self._queue.append(frame)
+            self._queued += len(frame)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Send what is queued, for as long as the path lives."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                while not self._queue:
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+                if self._link is None:
+                    await self._open(nursery)
+                else:
+                    await self._send_batch(self._link)
+
+    async def adopt(self, protocol: str, stream: Stream) -> None:
+        """Serve a stream that the peer dialled, until it ends."""
+        await self._serve(_Link(protocol, stream))
+
+    async def _open(self, nursery: trio.Nursery) -> None:
+        """Dial. When that fails, what waits is dropped: it would come too late to be of use."""
+        try:
+            protocol, stream = await self._dial()
+        except EdgevpnError:
+            self.stats.dropped += len(self._queue)
+            self._queue.clear()
+            self._queued = 0
+            self._link_changed = trio.Event()
+            with trio.move_on_after(self._back_off.next()):
+                await self._link_changed.wait()  # the peer may dial us meanwhile
+            return
+        self._back_off.reset()
+        link = _Link(protocol, stream)
+        self._use(link)
+        nursery.start_soon(self._serve, link)
+
+    def _use(self, link: _Link) -> None:
+        """Send on this stream from now on."""
+        self._link = link
+        self._link_changed.set()
+
+    # --- sending
+
+    async def _send_batch(self, link: _Link) -> None:
+        frames: list[bytes] = []
+        size = 0
+        while self._queue and size < BATCH:
+            frame = self._queue.popleft()
+            size += len(frame)
+            frames.append(frame)
+        self._queued -= size
+        try:
+            await self._send_hello(link)
+            await link.stream.send_all(self._encode(link, frames))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.stats.dropped += len(frames)
+            await self._end(link)
+            return
+        self.stats.sent_packets += len(frames)
+        self.stats.sent_bytes += size
+
+    async def _send_hello(self, link: _Link) -> None:
+        if link.protocol == PACKET_STREAM and not link.hello_sent:
+            link.hello_sent = True
+            await link.stream.send_all(write_hello(self._hello))
+
+    def _encode(self, link: _Link, frames: list[bytes]) -> bytes:
+        """The bytes for these frames, in the form that the other end takes."""
+        if link.protocol != PACKET_STREAM:
+            return b"".join(packet for frame in frames for packet in self._segment(frame))
+        takes = link.takes
+        if takes & TAKES_TCP and takes & TAKES_UDP:
+            return join(frames)
+        fitting: list[bytes] = []
+        for frame in frames:
+            kind = frame[1] & 0x7F
+            wanted = TAKES_UDP if kind == virtio.GSO_UDP else TAKES_TCP
+            if kind == virtio.GSO_NONE or takes & wanted:
+                fitting.append(frame)
+            else:
+                fitting += plain_frames(self._segment(frame))
+        return join(fitting)
+
+    def _segment(self, frame: bytes) -> list[bytes]:
+        try:
+            return virtio.segment(frame)
+        except UntrustedDataError:
+            self.stats.dropped += 1
+            return []
+
+    # --- receiving
+
+    async def _serve(self, link: _Link) -> None:
+        """Take in what the peer sends on one stream; its end ends the stream."""
+        try:
+            if link.protocol == PACKET_STREAM:
+                await self._send_hello(link)
+                await self._receive_frames(link)
+            else:
+                await self._receive_packets(link)  # a Go node reads nothing from a stream that it opened
+        except UntrustedDataError as exc:
+            self._bad(str(exc))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the peer, or the host in between, is gone
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._end(link)
+
+    async def _receive_frames(self, link: _Link) -> None:
+        first = b""
+        while len(first) < HELLO_SIZE:
+            chunk = await link.stream.receive_some(READ)
+            if not chunk:
+                return
+            first += chunk
+        link.takes = read_hello_untrusted(first[:HELLO_SIZE]).flags
+        if self._link is None:
+            self._use(link)
+        decoder = PacketDecoder()
+        chunk = first[HELLO_SIZE:]
+        while True:
+            if chunk:
+                self._count(self._receive(decoder.feed_untrusted(chunk)))
+            chunk = await link.stream.receive_some(READ)
+            if not chunk:
+                return
+
+    async def _receive_packets(self, link: _Link) -> None:
+        rest = b""
+        while chunk := await link.stream.receive_some(READ):
+            packets, rest = split_packets_untrusted(rest + chunk)
+            self._count(self._receive(plain_frames(packets)))
+
+    def _count(self, taken: tuple[int, int]) -> None:
+        self.stats.received_packets += taken[0]
+        self.stats.received_bytes += taken[1]
+
+    async def _end(self, link: _Link) -> None:
+        if self._link is link:
+            self._link = None
+        await trio.aclose_forcefully(link.stream)
