@@ -1,0 +1,145 @@
+"""The gossip actor: pubsub on the topics of the current and the adjacent windows.
+
+It knows topics, not secrets: which topic holds when comes from the sealer's state "windows", and what it carries is
+sealed. Messages that arrive go to the feed "messages" as they are; whatever the ledger publishes is flooded on the
+current topic. The state "members" has the connected peers that are on one of our topics: the others may be connected
+(to share a DHT, say) but are not of this network.
+
+After a change of windows it opens fresh meshsub streams, so that Go nodes, which make a new pubsub then, hear us.
+Dies: the ledger stands still, Publish calls wait for the next one, members come back as they are seen again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import trio
+
+from edgevpn.actors.actor_entry import actor_entry
+from edgevpn.actors.host_link import HostLink
+from edgevpn.actors.mailbox import RequestError
+from edgevpn.actors.shell import Shell, open_shell
+from edgevpn.actors.topics import Feed
+from edgevpn.p2p.pubsub import Gossip, open_gossip
+from edgevpn.proto.messages import (
+    Body,
+    Change,
+    GossipReceived,
+    Member,
+    NetworkFacts,
+    Publish,
+    Published,
+    Snapshot,
+    Window,
+)
+from edgevpn.proto.topic_schedule import TopicWindow, schedule
+
+QUEUE = 256
+RETAIN = 64  # messages kept for a ledger that is away; the newest matter
+
+
+@actor_entry
+async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket: str) -> None:
+    async with open_shell(ctx, name, run_dir, config, ticket) as (shell, nursery):
+        seed = await shell.grant("identity")
+        windows: dict[str, Body] = {}
+        async with shell.client("sealer").watch("windows") as updates:
+            first = await anext(updates)
+            _apply(windows, first)
+            facts = windows.get("network")
+            most = facts.max_message_size if isinstance(facts, NetworkFacts) else 20 << 20
+            async with open_gossip(HostLink(shell.client("host")), seed, max_message_size=most) as gossip:
+                actor = GossipActor(shell, gossip, windows)
+                nursery.start_soon(actor.receive)
+                nursery.start_soon(actor.follow_members)
+                nursery.start_soon(actor.follow_schedule)
+                await shell.ready()
+                async for update in updates:
+                    _apply(windows, update)
+                    actor.windows_changed()
+
+
+def _apply(windows: dict[str, Body], update: Any) -> None:
+    """The sealer's newest windows; after its restart they are the same, so nothing is left meanwhile."""
+    if isinstance(update, Snapshot):
+        windows.clear()
+        windows.update(update.items)
+    elif isinstance(update, Change):
+        windows.update(update.put)
+        for key in update.gone:
+            windows.pop(key, None)
+
+
+class GossipActor:
+    """Keeps a `Gossip` on the right topics and between the others."""
+
+    def __init__(self, shell: Shell, gossip: Gossip, windows: dict[str, Body]) -> None:
+        self._shell = shell
+        self._gossip = gossip
+        self._windows = windows
+        self._changed = trio.Event()
+        self._publish_topic: str | None = None
+        self._joined: set[str] = set()
+        self._members = shell.mailbox.state("members")
+        self._messages = shell.mailbox.feed("messages", Feed(size=QUEUE, retain=RETAIN))
+        shell.mailbox.on_request(Publish, self._publish)
+        shell.namespace["gossip"] = gossip
+        shell.gauges |= {
+            "members": lambda: len(self._members.items),
+            "topics": lambda: len(self._joined),
+            "messages_dropped": lambda: self._messages.dropped,
+        }
+        for counter in gossip.counters:
+            shell.gauges[counter] = lambda counter=counter: gossip.counters[counter]  # type: ignore[misc]
+
+    def windows_changed(self) -> None:
+        self._changed.set()
+
+    async def follow_schedule(self) -> None:
+        """Join and leave topics as their windows come and go."""
+        while True:
+            self._changed = trio.Event()
+            windows = [
+                TopicWindow(w.topic, w.topic_start, w.topic_end)
+                for w in self._windows.values()
+                if isinstance(w, Window)
+            ]
+            now = schedule(windows, time.time())
+            for topic in sorted(now.join - self._joined):
+                await self._gossip.join(topic)
+            rotated = self._publish_topic is not None and now.publish != self._publish_topic
+            self._publish_topic = now.publish
+            for topic in sorted(self._joined - now.join):
+                await self._gossip.leave(topic)
+            self._joined = set(now.join)
+            if rotated:
+                self._shell.count("rotations")
+                await self._gossip.refresh()
+            self._show_members()
+            with trio.move_on_after(max(0.0, now.until - time.time())):
+                await self._changed.wait()
+
+    async def receive(self) -> None:
+        async for message in self._gossip:
+            self._shell.count("messages_received")
+            self._messages.put(GossipReceived(message.from_peer, message.data))
+
+    async def follow_members(self) -> None:
+        async with self._gossip.topic_events() as events:
+            async for _ in events:
+                self._show_members()
+
+    def _show_members(self) -> None:
+        topics: dict[str, list[str]] = {}
+        for topic in sorted(self._joined):
+            for peer in self._gossip.topic_peers(topic):
+                topics.setdefault(peer, []).append(topic)
+        self._members.replace({peer: Member(names) for peer, names in topics.items()})
+
+    async def _publish(self, request: Publish) -> Body:
+        if self._publish_topic is None:
+            raise RequestError("no-window", "no topic holds now: is the clock right?")
+        self._shell.count("messages_published")
+        await self._gossip.publish(self._publish_topic, request.data)
+        return Published(len(self._gossip.topic_peers(self._publish_topic)))

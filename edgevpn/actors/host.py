@@ -1,0 +1,260 @@
+"""The host actor: the node's libp2p host, as a daemon for the other actors.
+
+It listens, dials, keeps connections and the address book. Other actors dial streams (pipe Dial), register what they
+serve by subscribing to the feed "inbound" and take each inbound stream (pipe Take), and follow the states "self" and
+"peers". An inbound stream waits up to HOLD seconds for its actor: an actor that is being started again misses none.
+
+What must live through the death of this actor: the listening ports (the supervisor starts it again with the ports it
+had) and the peers (their addresses are kept in the run directory, and dialled again at once).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import trio
+
+from edgevpn.actors.actor_entry import actor_entry
+from edgevpn.actors.mailbox import OpenStream, RequestError
+from edgevpn.actors.shell import Shell, open_shell
+from edgevpn.actors.topics import Feed
+from edgevpn.errors import EdgevpnError
+from edgevpn.p2p.host import Host, HostStream, open_host
+from edgevpn.proto import messages, protocols
+from edgevpn.proto.ip import split_packets_untrusted
+from edgevpn.proto.messages import (
+    Body,
+    Connect,
+    Dial,
+    Dialed,
+    Disconnect,
+    Done,
+    HostSelf,
+    PeerState,
+    PingPeer,
+    Pong,
+    Take,
+)
+
+HOLD = 10.0
+MAX_WAITING = 256
+MAX_REDIAL = 64
+_PUMP = 256 * 1024
+
+
+@actor_entry
+async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket: str, listen: list[str]) -> None:
+    """`listen`: the multiaddrs to listen on; those of the last start, if there was one."""
+    async with open_shell(ctx, name, run_dir, config, ticket) as (shell, nursery):
+        seed = await shell.grant("identity")
+        async with open_host(
+            seed,
+            listen,
+            user_agent="edgevpn",
+            blocked_networks=shell.config.addresses if shell.config.vpn else (),
+            max_connections=shell.config.max_connections,
+        ) as host:
+            actor = HostActor(shell, host, nursery)
+            actor.register()
+            nursery.start_soon(actor.follow_peers)
+            await shell.ready({"listen": list(host.bound_addrs())})
+            nursery.start_soon(actor.redial)
+            await trio.sleep_forever()
+
+
+class _Waiting:
+    """An inbound stream that its actor has not taken yet."""
+
+    def __init__(self, stream: HostStream) -> None:
+        self.stream = stream
+        self.taken = trio.Event()
+        self.done = trio.Event()
+
+
+class HostActor:
+    """Serves one libp2p host to the other actors."""
+
+    def __init__(self, shell: Shell, host: Host, nursery: trio.Nursery) -> None:
+        self._shell = shell
+        self._host = host
+        self._nursery = nursery
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, _Waiting] = {}
+        self._servers: dict[str, Feed] = {}
+        self._book_path = shell.run_dir / "peers.json"
+        self._self = shell.mailbox.state("self")
+        self._peers = shell.mailbox.state("peers")
+
+    def register(self) -> None:
+        mailbox = self._shell.mailbox
+        self._self.put("host", HostSelf(self._host.peer_id, list(self._host.listen_addrs())))
+        mailbox.on_request(Connect, self._connect)
+        mailbox.on_request(Disconnect, self._disconnect)
+        mailbox.on_request(PingPeer, self._ping)
+        mailbox.on_pipe(Dial, self._dial)
+        mailbox.on_pipe(Take, self._take)
+        mailbox.feed_by_args("inbound", self._inbound_feed)
+        for actor in self._shell.config.actors():
+            for protocol in protocols.SERVED_BY.get(actor, ()):
+                self._host.serve(protocol, self._inbound)
+        self._shell.gauges |= {"peers": lambda: len(self._peers.items), "waiting_streams": lambda: len(self._waiting)}
+        self._shell.namespace["host"] = self._host
+
+    # --- peers
+
+    async def follow_peers(self) -> None:
+        """Keep the state "peers" and the file of addresses to come back to."""
+        async with self._host.peer_events() as events:
+            self._publish_peers()
+            async for _ in events:
+                self._publish_peers()
+                self._save_book()
+
+    def _publish_peers(self) -> None:
+        now = {
+            peer_id: PeerState(
+                addrs=[c.remote for c in peer.connections],
+                protocols=sorted(peer.protocols),
+                agent=peer.agent,
+                direction=peer.connections[0].direction,
+                since=peer.since,
+                rtt_s=peer.connections[0].rtt,
+            )
+            for peer_id, peer in self._host.peers().items()
+            if peer.connections
+        }
+        self._peers.replace(now)
+        self._self.put("host", HostSelf(self._host.peer_id, list(self._host.listen_addrs())))
+
+    def _save_book(self) -> None:
+        """Dialable addresses of the peers that are connected now."""
+        book = {peer_id: list(self._host.dialable(peer_id))[:8] for peer_id in list(self._peers.items)[:MAX_REDIAL]}
+        temporary = self._book_path.with_suffix(".new")
+        with suppress(OSError):  # a full or vanished run directory costs a slower return, not the host
+            temporary.write_text(json.dumps(book))
+            os.replace(temporary, self._book_path)
+
+    async def redial(self) -> None:
+        """Back to the peers that the host before this one was connected to."""
+        try:
+            book = json.loads(self._book_path.read_text())
+            known = [(str(peer), [str(a) for a in addrs]) for peer, addrs in book.items()]
+        except (OSError, ValueError, AttributeError, TypeError):
+            return
+
+        async def dial(peer_id: str, addrs: Sequence[str]) -> None:
+            for delay in (0.0, 0.5, 2.0):
+                await trio.sleep(delay)
+                with suppress(EdgevpnError):
+                    await self._host.connect(peer_id, addrs, timeout=5, source="before")
+                    return
+
+        async with trio.open_nursery() as nursery:
+            for peer_id, addrs in known[:MAX_REDIAL]:
+                nursery.start_soon(dial, peer_id, addrs)
+
+    # --- requests
+
+    async def _connect(self, request: Connect) -> Body:
+        await self._host.connect(request.peer_id, request.addrs, timeout=15, source=request.source)
+        return Done()
+
+    async def _disconnect(self, request: Disconnect) -> Body:
+        await self._host.disconnect(request.peer_id)
+        return Done()
+
+    async def _ping(self, request: PingPeer) -> Body:
+        if request.peer_id not in self._peers.items:
+            raise RequestError("not-connected", f"not connected to {request.peer_id}")
+        return Pong(await self._host.ping(request.peer_id, timeout=request.timeout_s))
+
+    # --- streams
+
+    async def _dial(self, request: Dial, open_stream: OpenStream) -> None:
+        stream = await self._host.new_stream(request.peer_id, request.protocols, timeout=10)
+        try:
+            pipe = await open_stream(Dialed(stream.protocol))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await stream.reset()
+            raise
+        await pump(pipe, stream)
+
+    async def _inbound(self, stream: HostStream) -> None:
+        """A peer opened a stream: it waits for its actor, and lives as long as the actor's pipe."""
+        if len(self._waiting) >= MAX_WAITING:
+            self._shell.warn("inbound_streams_refused", peer=stream.peer_id)
+            await stream.reset()
+            return
+        number = next(self._numbers)
+        waiting = self._waiting[number] = _Waiting(stream)
+        feed = self._servers.get(stream.protocol)
+        if feed is not None and feed.subscriptions:
+            feed.put(messages.Inbound(number, stream.peer_id, stream.protocol))
+        with trio.move_on_after(HOLD):
+            await waiting.taken.wait()
+        if self._waiting.pop(number, None) is not None:
+            self._shell.count("inbound_streams_not_taken")
+            await stream.reset()
+            return
+        await waiting.done.wait()
+
+    def _inbound_feed(self, served: list[str]) -> Feed:
+        """What a subscriber of "inbound" gets: the streams that wait for it, then new ones."""
+        feed = Feed(size=MAX_WAITING, retain=MAX_WAITING)
+        for protocol in served:
+            self._servers[protocol] = feed
+        for number, waiting in self._waiting.items():
+            if waiting.stream.protocol in served:
+                feed.put(messages.Inbound(number, waiting.stream.peer_id, waiting.stream.protocol))
+        return feed
+
+    async def _take(self, request: Take, open_stream: OpenStream) -> None:
+        waiting = self._waiting.pop(request.number, None)
+        if waiting is None:
+            raise RequestError("gone", f"no inbound stream {request.number} waits")
+        waiting.taken.set()
+        try:
+            pipe = await open_stream(Done())
+            await pump(pipe, waiting.stream)
+        finally:
+            waiting.done.set()
+
+
+async def pump(pipe: trio.SocketStream, stream: HostStream) -> None:
+    """Bytes both ways between an actor and a peer, until both directions ended or either broke.
+
+    An end of file in one direction closes just that direction. On `/edgevpn/0.1` each IP packet must be one yamux
+    data frame, so what the actor writes is cut at packet boundaries first.
+    """
+    async with trio.open_nursery() as nursery:
+
+        async def outward() -> None:
+            rest = b""
+            try:
+                while data := await pipe.receive_some(_PUMP):
+                    if stream.protocol == protocols.EDGEVPN_PACKETS:
+                        packets, rest = split_packets_untrusted(rest + data)
+                        for packet in packets:
+                            await stream.write_message(packet)
+                    else:
+                        await stream.write(data)
+                await stream.close()
+            except (EdgevpnError, trio.BrokenResourceError, trio.ClosedResourceError):
+                nursery.cancel_scope.cancel()
+
+        nursery.start_soon(outward)
+        try:
+            while data := await stream.read(_PUMP):
+                await pipe.send_all(data)
+            await pipe.send_eof()
+        except (EdgevpnError, trio.BrokenResourceError, trio.ClosedResourceError):
+            nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await trio.aclose_forcefully(pipe)
+        await stream.reset()

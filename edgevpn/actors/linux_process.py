@@ -1,0 +1,124 @@
+"""What Linux gives to processes and Python does not: prctl(2), fork with CLONE_PARENT, a process title.
+
+`fork_sibling` is fork(2) whose child belongs to the caller's *parent*: the raw clone(2) system call with CLONE_PARENT,
+called between the interpreter's own fork hooks (PyOS_BeforeFork, PyOS_AfterFork_*; exported by CPython 3.11 to 3.13).
+glibc caches the thread id in the thread's control block and its own fork() renews it; the raw call does not, so the
+kernel is told to write it there (CLONE_CHILD_SETTID at the address that PR_GET_TID_ADDRESS names), else a later
+pthread_kill in the child would aim at the parent's thread. glibc's other fork handlers (malloc and stdio locks) are
+skipped, which is harmless with exactly one thread, and `fork_sibling` refuses to work with more.
+
+Sources: prctl(2), clone(2), proc_pid_stat(5) for the argument area that a title is written into.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+PR_SET_NO_NEW_PRIVS = 38
+PR_GET_TID_ADDRESS = 40  # needs CONFIG_CHECKPOINT_RESTORE
+
+CLONE_PARENT = 0x00008000
+CLONE_CHILD_CLEARTID = 0x00200000
+CLONE_CHILD_SETTID = 0x01000000
+
+# The number of clone(2), and whether its last arguments are (ctid, tls) instead of the usual (tls, ctid).
+_CLONE_CALLS = {"x86_64": (56, True), "aarch64": (220, False), "riscv64": (220, False)}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc_with_gil = ctypes.PyDLL(None, use_errno=True)  # does not release the GIL: nothing may run around the clone
+
+
+def prctl(option: int, argument: int | bytes | ctypes.Array[ctypes.c_char] | ctypes.c_void_p = 0) -> None:
+    """prctl(2) with one argument. Raises OSError."""
+    if isinstance(argument, int):
+        first: object = ctypes.c_ulong(argument)
+    elif isinstance(argument, ctypes.c_void_p):
+        first = ctypes.byref(argument)
+    else:
+        first = argument
+    zero = ctypes.c_ulong(0)
+    if _libc.prctl(ctypes.c_int(option), first, zero, zero, zero) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+def die_with_parent(parent_pid: int, signal_number: int = signal.SIGKILL) -> None:
+    """Get `signal_number` when the parent's thread that started us ends; end now if the parent is gone already.
+
+    The kernel ties this to the *thread* that forked, so parents start processes from their main thread. It survives an
+    exec of the parent. A change of credentials clears it: call this after setuid.
+    """
+    prctl(PR_SET_PDEATHSIG, int(signal_number))
+    if os.getppid() != parent_pid:
+        os._exit(71)
+
+
+def forbid_new_privileges() -> None:
+    """No exec of ours can ever gain rights any more (setuid bits, file capabilities)."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def count_threads() -> int:
+    """The number of threads of this process, by the kernel's count."""
+    return len(os.listdir("/proc/self/task"))
+
+
+class TitleArea:
+    """The memory that ps(1) reads as our command line: as long as the arguments that we were started with."""
+
+    def __init__(self) -> None:
+        with open("/proc/self/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        self._start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: fields 48 and 49
+        self._size = max(end - self._start, 0) if self._start else 0
+
+    def write(self, title: str) -> None:
+        """Show `title` in ps and, cut to 15 bytes, as the thread's name. Do it before setuid."""
+        prctl(PR_SET_NAME, title.encode()[:15])
+        if self._size > 1:
+            text = title.encode()[: self._size - 1]
+            ctypes.memmove(self._start, text.ljust(self._size, b"\0"), self._size)
+
+
+def can_fork_siblings() -> bool:
+    """Whether `fork_sibling` works here: a machine whose call we know, and a kernel that tells the tid address."""
+    try:
+        return os.uname().machine in _CLONE_CALLS and _tid_address() != 0
+    except OSError:
+        return False
+
+
+def _tid_address() -> int:
+    address = ctypes.c_void_p()
+    prctl(PR_GET_TID_ADDRESS, address)
+    return address.value or 0
+
+
+def fork_sibling() -> int:
+    """fork(2), except that the child's parent is our parent. Returns 0 in the child, its pid in the caller.
+
+    Raises OSError when the kernel refuses, RuntimeError when we have more than one thread.
+    """
+    if count_threads() != 1:
+        raise RuntimeError("a process with several threads can't be forked safely")
+    number, ctid_before_tls = _CLONE_CALLS[os.uname().machine]
+    flags = CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | signal.SIGCHLD
+    null, ctid = ctypes.c_long(0), ctypes.c_long(_tid_address())
+    call = _libc_with_gil.syscall
+    call.restype = ctypes.c_long
+    arguments = [ctypes.c_long(number), ctypes.c_long(flags), null, null]
+    arguments += [ctid, null] if ctid_before_tls else [null, ctid]
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = int(call(*arguments))
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if pid < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"clone: {os.strerror(error)}")
+    return pid

@@ -1,0 +1,125 @@
+"""What every actor process has: its mailbox, its clients, its log, its prompt, and the way to its descriptors.
+
+An actor's module has an entry `main(ctx, name, run_dir, config, ticket)` that opens a shell, registers its handlers,
+does what can fail at the start, calls `shell.ready(...)` and runs until it is cancelled. Ready means: it serves.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from edgevpn import __version__
+from edgevpn.actors import log, repl
+from edgevpn.actors.client import Client
+from edgevpn.actors.mailbox import Mailbox, OpenStream
+from edgevpn.config import NodeConfig
+from edgevpn.errors import SetupError
+from edgevpn.proto.messages import (
+    Body,
+    CodeResult,
+    Done,
+    Grant,
+    Heartbeat,
+    OpenRepl,
+    RunCode,
+    Scalar,
+    Stats,
+    StatsRequest,
+)
+
+
+class Shell:
+    """The common half of an actor."""
+
+    def __init__(self, ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket: str) -> None:
+        self.name = name
+        self.run_dir = Path(run_dir)
+        self.config = NodeConfig.from_dict(config)
+        self.mailbox = Mailbox(name, self.run_dir)
+        log.configure(self.config.log_level)
+        self.log = log.get(name)
+        self.limit = log.RateLimit()
+        self.counters: dict[str, int] = {}
+        self.gauges: dict[str, Callable[[], Scalar]] = {}
+        self.namespace: dict[str, Any] = {"actor": self, "trio": trio, "config": self.config}
+        self._ctx = ctx
+        self._ticket = ticket
+        self._nursery: trio.Nursery | None = None
+        self.mailbox.on_request(Heartbeat, self._heartbeat)
+        self.mailbox.on_request(StatsRequest, self._stats)
+        self.mailbox.on_request(RunCode, self._run_code)
+        self.mailbox.on_pipe(OpenRepl, self._open_repl)
+
+    def client(self, actor: str) -> Client:
+        return Client(self.run_dir, actor, caller=self.name)
+
+    def count(self, name: str, by: int = 1) -> None:
+        self.counters[name] = self.counters.get(name, 0) + by
+
+    def warn(self, event: str, **facts: object) -> None:
+        """Something a peer caused: counted always, logged at most once a minute."""
+        self.count(event)
+        held = self.limit.allow(event, time.monotonic())
+        if held is not None:
+            self.log.warning(event.replace("_", " "), **facts, **({"unsaid_before": held} if held else {}))
+
+    async def grant(self, what: str) -> bytes:
+        """The content of a secret memfd ("token", "identity") that the supervisor holds for this actor."""
+        descriptor = await self.grant_descriptor(what)
+        try:
+            return os.pread(descriptor, 1 << 20, 0)
+        finally:
+            os.close(descriptor)
+
+    async def grant_descriptor(self, what: str) -> int:
+        _, descriptors = await self.client("supervisor").grant(Grant(self._ticket, what), Done)
+        if len(descriptors) != 1:
+            raise SetupError(
+                f"the supervisor handed {len(descriptors)} descriptors for {what}: stop the node, start it again"
+            )
+        return descriptors[0]
+
+    async def ready(self, first: Any = None) -> None:
+        """Serve the mailbox, then tell the supervisor that this actor is ready (with a msgpack-able value)."""
+        if self._nursery is None:
+            raise RuntimeError("ready() outside open_shell()")
+        await self._nursery.start(self.mailbox.serve)
+        await self._ctx.started(first)
+
+    async def _heartbeat(self, _: Heartbeat) -> Body:
+        return Done()
+
+    async def _stats(self, _: StatsRequest) -> Body:
+        values: dict[str, Scalar] = dict(sorted(self.counters.items()))
+        values |= {name: gauge() for name, gauge in self.gauges.items()}
+        values |= {"mailbox_served": self.mailbox.served, "mailbox_refused": self.mailbox.refused}
+        return Stats(values)
+
+    async def _run_code(self, request: RunCode) -> Body:
+        result: CodeResult = await repl.run_code(request.code, self.namespace)
+        return result
+
+    async def _open_repl(self, _: OpenRepl, open_stream: OpenStream) -> None:
+        names = ", ".join(sorted(name for name in self.namespace if not name.startswith("_")))
+        banner = f"edgevpn {__version__}, {self.name} actor, process {os.getpid()}. Names: {names}. Ctrl-D leaves.\n"
+        async with await open_stream(Done()) as stream:
+            await repl.converse(stream, dict(self.namespace), banner)
+
+
+@asynccontextmanager
+async def open_shell(
+    ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket: str
+) -> AsyncIterator[tuple[Shell, trio.Nursery]]:
+    """The shell and a nursery for the actor's tasks; leaving ends them all."""
+    shell = Shell(ctx, name, run_dir, config, ticket)
+    async with trio.open_nursery() as nursery:
+        shell._nursery = nursery
+        yield shell, nursery
+        nursery.cancel_scope.cancel()

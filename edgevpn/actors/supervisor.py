@@ -1,0 +1,248 @@
+"""The supervisor: the root of a node's processes.
+
+It prepares what needs rights (run directory, TUN device, addresses), starts every actor of the configuration at once
+in a process of its own, starts again whatever dies (edgevpn/actors/supervision.py decides when), hands descriptors to
+actors, answers the commands, and takes everything down at the end. It reads nothing that came from the network.
+
+An actor that cannot start for a reason only a person can mend (SetupError, UsageError) ends the node at its first
+start, with that reason; later it is tried again like any other crash.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from edgevpn.actors import log
+from edgevpn.actors.actor_tree import ActorHandle, ActorStartError, ActorTree, ExitReason, open_actor_tree
+from edgevpn.actors.mailbox import Mailbox, RequestError
+from edgevpn.actors.node_view import NodeView
+from edgevpn.actors.secret_store import SecretStore
+from edgevpn.actors.stages import NEEDS, STAGES
+from edgevpn.actors.supervision import Phase, Supervision
+from edgevpn.actors.template_start import StartedTemplate
+from edgevpn.config import NodeConfig
+from edgevpn.errors import SetupError, UsageError
+from edgevpn.proto.messages import (
+    Actors,
+    ActorsRequest,
+    ActorStatus,
+    Body,
+    Done,
+    Grant,
+    Heartbeat,
+    NodeStatus,
+    RestartActor,
+    StatusRequest,
+    Stop,
+)
+
+STOP_GRACE = 1.5
+RESTART_TIMEOUT = 10.0
+ENTRY = "edgevpn.actors.{name}:main"
+
+
+@dataclass
+class _Kept:
+    """An actor as the supervisor keeps it."""
+
+    name: str
+    life: Supervision
+    handle: ActorHandle | None = None
+    again: trio.Event = field(default_factory=trio.Event)
+    became_ready: trio.Event = field(default_factory=trio.Event)
+    began: float = 0.0
+
+
+class Supervisor:
+    """Keeps the actors of one node."""
+
+    def __init__(self, config: NodeConfig, run_dir: Path, store: SecretStore, tree: ActorTree, peer_id: str) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._store = store
+        self._tree = tree
+        self._log = log.get("supervisor")
+        self._stop = trio.Event()
+        self._failure: Exception | None = None
+        self._listen: list[str] = list(config.listen)
+        self._kept = {name: _Kept(name, Supervision(random.Random())) for name in config.actors()}  # noqa: S311
+        self._view = NodeView(config, run_dir, peer_id)
+        self._began = time.monotonic()
+
+    async def run(self) -> None:
+        """Until asked to stop. Raises the reason when an actor cannot start at all."""
+        mailbox = Mailbox("supervisor", self._run_dir)
+        mailbox.on_request(Heartbeat, self._heartbeat)
+        mailbox.on_request(ActorsRequest, self._actors)
+        mailbox.on_request(RestartActor, self._restart)
+        mailbox.on_request(StatusRequest, self._status)
+        mailbox.on_request(Stop, self._stop_request)
+        mailbox.on_descriptors(Grant, self._store.grant)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(mailbox.serve)
+            nursery.start_soon(self._signals)
+            for kept in self._kept.values():
+                nursery.start_soon(self._keep, kept)
+            nursery.start_soon(self._view.follow)
+            nursery.start_soon(self._view.tell_progress)
+            await self._stop.wait()
+            self._view.stopping = True
+            with trio.CancelScope(shield=True), trio.move_on_after(STOP_GRACE + 0.5):
+                async with trio.open_nursery() as stopping:
+                    for kept in self._kept.values():
+                        if kept.handle is not None:
+                            stopping.start_soon(kept.handle.stop, STOP_GRACE)
+            nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    # --- keeping actors
+
+    async def _keep(self, kept: _Kept) -> None:
+        while True:
+            pause = await self._live_once(kept)
+            if self._stop.is_set():
+                return
+            if kept.life.phase is Phase.FAILED:
+                self._log.error(
+                    f"the {kept.name} actor died too often and is given up; "
+                    f"`edgevpn actors restart {kept.name}` tries again",
+                    last=kept.life.last_exit,
+                )
+            if pause is not None:
+                await trio.sleep(pause)
+            elif kept.life.phase is Phase.FAILED:
+                kept.again = trio.Event()
+                await kept.again.wait()
+
+    async def _live_once(self, kept: _Kept) -> float | None:
+        """One life of an actor: its pause before the next, None if there is none by itself."""
+        kept.life.start()
+        kept.began = time.monotonic()
+        extra: dict[str, Any] = {"listen": self._listen} if kept.name == "host" else {}
+        try:
+            kept.handle = await self._tree.start(
+                kept.name,
+                ENTRY.format(name=kept.name),
+                {
+                    "name": kept.name,
+                    "run_dir": os.fspath(self._run_dir),
+                    "config": self._config.to_dict(),
+                    "ticket": self._store.issue(kept.name),
+                    **extra,
+                },
+                needs=NEEDS[kept.name],
+            )
+        except ActorStartError as exc:
+            self._refuse_to_start(kept, exc.reason)
+            reason = exc.reason.text
+        else:
+            kept.life.ready(time.monotonic())
+            self._ready(kept)
+            reason = (await kept.handle.wait()).text
+            kept.handle = None
+        if not self._stop.is_set() and kept.life.phase is not Phase.STOPPING:
+            self._log.warning(f"the {kept.name} actor ended and is started again", reason=reason)
+        if kept.became_ready.is_set():
+            kept.became_ready = trio.Event()
+        self._view.not_ready(kept.name)
+        return kept.life.exited(time.monotonic(), reason)
+
+    def _ready(self, kept: _Kept) -> None:
+        handle = kept.handle
+        if kept.name == "host" and handle is not None and isinstance(handle.first, dict):
+            self._listen = list(handle.first.get("listen", self._listen))
+        took = time.monotonic() - kept.began
+        self._log.debug(f"the {kept.name} actor is ready", pid=handle.pid if handle else 0, ms=round(took * 1000))
+        kept.became_ready.set()
+        self._view.ready(kept.name)
+
+    def _refuse_to_start(self, kept: _Kept, reason: ExitReason) -> None:
+        """A reason that a person must mend, at the first start: the node ends with it."""
+        if kept.life.restarts:
+            return
+        for kind in (SetupError, UsageError):
+            marker = f"{kind.__name__}: "
+            if reason.kind == "exception" and reason.text.startswith(marker):
+                self._failure = kind(reason.text.removeprefix(marker))
+                self._stop.set()
+
+    async def _signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            async for _ in signals:
+                self._stop.set()
+                return
+
+    # --- requests
+
+    async def _heartbeat(self, _: Heartbeat) -> Body:
+        return Done()
+
+    async def _stop_request(self, _: Stop) -> Body:
+        self._stop.set()
+        return Done()
+
+    async def _actors(self, _: ActorsRequest) -> Body:
+        now = time.monotonic()
+        found = [
+            ActorStatus("supervisor", os.getpid(), "ready", 0, now - self._began, _rss(os.getpid()), ""),
+            *(self._describe(kept, now) for kept in self._kept.values()),
+        ]
+        template = self._tree.template_state
+        if template.pid:
+            rss = _rss(template.pid)
+            found.append(ActorStatus("template", template.pid, template.status, template.restarts, 0.0, rss, ""))
+        return Actors(found)
+
+    def _describe(self, kept: _Kept, now: float) -> ActorStatus:
+        pid = kept.handle.pid if kept.handle is not None else 0
+        uptime = now - kept.life.ready_at if kept.life.ready_at is not None else 0.0
+        life = kept.life
+        return ActorStatus(kept.name, pid, life.phase.value, life.restarts, uptime, _rss(pid), life.last_exit)
+
+    async def _restart(self, request: RestartActor) -> Body:
+        kept = self._kept.get(request.name)
+        if kept is None:
+            names = ", ".join(self._kept)
+            raise RequestError("unknown", f"there is no actor {request.name!r} to restart: there are {names}")
+        if kept.handle is not None:
+            kept.became_ready = trio.Event()
+            kept.life.stop()
+            await kept.handle.stop(STOP_GRACE)
+        kept.again.set()
+        with trio.move_on_after(RESTART_TIMEOUT):
+            await kept.became_ready.wait()
+            return Done()
+        raise RequestError(
+            "timeout", f"the {kept.name} actor is not ready after {RESTART_TIMEOUT:g} s: {kept.life.last_exit}"
+        )
+
+    async def _status(self, _: StatusRequest) -> Body:
+        status: NodeStatus = self._view.status(time.monotonic() - self._began)
+        return status
+
+
+def _rss(pid: int) -> int:
+    """Resident bytes of a process of ours (proc(5)); 0 when it is gone."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def supervise(
+    config: NodeConfig, descriptors: dict[str, int], peer_id: str, template: StartedTemplate | None
+) -> None:
+    """Run a node in its locked run directory until it is asked to stop (SIGINT, SIGTERM, a Stop message)."""
+    run_dir = Path(config.run_dir)
+    async with open_actor_tree("edgevpn", run_dir, template=template, stages=STAGES, debug=config.debug) as tree:
+        await Supervisor(config, run_dir, SecretStore(descriptors), tree, peer_id).run()
