@@ -1,7 +1,7 @@
 """Frames over a Unix stream socket, and who is at the other end.
 
 `Channel` reads and writes the frames of `edgevpn.proto.messages`; `peer_credentials` asks the kernel (SO_PEERCRED,
-unix(7)) for the process that connected. Once a pipe is open, `Channel.take_stream` gives the bare socket back.
+unix(7)) for the process that connected. Once a pipe is open, `Channel.take_pipe` gives its bytes.
 """
 
 from __future__ import annotations
@@ -50,6 +50,33 @@ def socket_path(run_dir: Path, actor: str) -> Path:
     return path
 
 
+class Pipe(trio.abc.HalfCloseableStream):
+    """Plain bytes over the socket of a channel, those first that came together with its last frame."""
+
+    def __init__(self, stream: trio.SocketStream, early: bytes) -> None:
+        self._stream = stream
+        self._early = early
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._early:
+            await trio.lowlevel.checkpoint()
+            early, self._early = self._early[:max_bytes], self._early[max_bytes:] if max_bytes else b""
+            return early
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 class Channel:
     """One connection between two actors, frame by frame."""
 
@@ -64,7 +91,7 @@ class Channel:
     async def send_with_descriptors(self, frame: Frame, descriptors: list[int]) -> None:
         """One small frame with file descriptors beside it."""
         payload = messages.encode(frame)
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())
         sent = await self.stream.socket.sendmsg([payload], [rights])
         await self.stream.send_all(payload[sent:])
 
@@ -90,11 +117,10 @@ class Channel:
             raise UntrustedDataError(f"the other end speaks version {hello.version}, this one {messages.VERSION}")
         return hello.actor
 
-    def take_stream(self) -> trio.SocketStream:
-        """The bare socket, for a pipe. Nothing may have been received beyond the last frame."""
-        if self._buffer:
-            raise UntrustedDataError("bytes came before the pipe was open")
-        return self.stream
+    def take_pipe(self) -> Pipe:
+        """The bytes after the last frame, both ways."""
+        early, self._buffer = bytes(self._buffer), bytearray()
+        return Pipe(self.stream, early)
 
     async def aclose(self) -> None:
         await trio.aclose_forcefully(self.stream)

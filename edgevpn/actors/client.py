@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import trio
 
-from edgevpn.actors.channel import Channel, socket_path
+from edgevpn.actors.channel import Channel, Pipe, socket_path
 from edgevpn.errors import EdgevpnError, NodeUnreachableError, UntrustedDataError
 from edgevpn.proto.messages import (
     Body,
@@ -73,24 +73,21 @@ class Client:
     async def grant(self, request: Grant, reply: type[M], *, timeout: float = CALL_TIMEOUT) -> tuple[M, list[int]]:
         """A request whose reply carries descriptors; the caller owns them."""
         with trio.move_on_after(timeout):
-            channel = await self._connect(Request(request))
+            channel = await self._connect(Request(request), collect_descriptors=True)
             try:
-                channel.descriptors = []
                 body = self._unwrap(await self._receive(channel), reply)
-                return body, channel.descriptors
+                return body, channel.descriptors or []
             finally:
                 await channel.aclose()
         raise ActorUnavailableError(f"the {self._actor} actor did not answer within {timeout:g} s")
 
-    async def open_pipe(
-        self, body: Body, reply: type[M], *, timeout: float = CALL_TIMEOUT
-    ) -> tuple[M, trio.SocketStream]:
+    async def open_pipe(self, body: Body, reply: type[M], *, timeout: float = CALL_TIMEOUT) -> tuple[M, Pipe]:
         """A pipe: what the other actor said of it, and the stream, which the caller owns."""
         with trio.move_on_after(timeout):
             channel = await self._connect(OpenPipe(body))
             try:
                 answer = self._unwrap(await self._receive(channel), reply)
-                return answer, channel.take_stream()
+                return answer, channel.take_pipe()
             except BaseException:
                 await channel.aclose()
                 raise
@@ -100,7 +97,7 @@ class Client:
         """A subscription that reconnects, unless `once`. Use `async with client.watch(...) as updates`."""
         return Watch(self, Subscribe(topic, list(args)), once=once)
 
-    async def _connect(self, first: Frame) -> Channel:
+    async def _connect(self, first: Frame, *, collect_descriptors: bool = False) -> Channel:
         """A connection on which both said Hello and `first` is sent."""
         delay = _RETRY_FIRST
         while True:
@@ -112,6 +109,8 @@ class Client:
                 await trio.sleep(delay)
                 delay = min(delay * 2, _RETRY_MOST)
                 continue
+            if collect_descriptors:
+                channel.descriptors = []
             try:
                 await channel.greet(self._caller)
                 await channel.send(first)

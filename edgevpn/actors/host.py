@@ -44,6 +44,7 @@ from edgevpn.proto.messages import (
 HOLD = 10.0
 MAX_WAITING = 256
 MAX_REDIAL = 64
+MAX_CONNECTIONS = 400  # where --max-connections says 0
 _PUMP = 256 * 1024
 
 
@@ -57,7 +58,7 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
             listen,
             user_agent="edgevpn",
             blocked_networks=shell.config.addresses if shell.config.vpn else (),
-            max_connections=shell.config.max_connections,
+            max_connections=shell.config.max_connections or MAX_CONNECTIONS,
         ) as host:
             actor = HostActor(shell, host, nursery)
             actor.register()
@@ -118,12 +119,13 @@ class HostActor:
     def _publish_peers(self) -> None:
         now = {
             peer_id: PeerState(
-                addrs=[c.remote for c in peer.connections],
+                remotes=[c.remote for c in peer.connections],
+                listen=list(peer.listen_addrs),
                 protocols=sorted(peer.protocols),
                 agent=peer.agent,
                 direction=peer.connections[0].direction,
                 since=peer.since,
-                rtt_s=peer.connections[0].rtt,
+                rtt_s=peer.connections[0].rtt or 0.0,
             )
             for peer_id, peer in self._host.peers().items()
             if peer.connections
@@ -226,7 +228,7 @@ class HostActor:
             waiting.done.set()
 
 
-async def pump(pipe: trio.SocketStream, stream: HostStream) -> None:
+async def pump(pipe: trio.abc.HalfCloseableStream, stream: HostStream) -> None:
     """Bytes both ways between an actor and a peer, until both directions ended or either broke.
 
     An end of file in one direction closes just that direction. On `/edgevpn/0.1` each IP packet must be one yamux

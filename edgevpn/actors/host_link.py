@@ -108,4 +108,8 @@ class HostLink:
                             if since.setdefault(peer_id, value.since) != value.since:
                                 since[peer_id] = value.since  # gone and back between two updates
                                 await send.send(PeerDown(peer_id))
-                            await send.send(PeerUp(peer_id, tuple(value.addrs), tuple(value.protocols), value.agent))
+                            await send.send(
+                                PeerUp(
+                                    peer_id, tuple(value.listen or value.remotes), tuple(value.protocols), value.agent
+                                )
+                            )

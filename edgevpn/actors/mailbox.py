@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import trio
 
-from edgevpn.actors.channel import Channel, peer_credentials, socket_path
+from edgevpn.actors.channel import Channel, Pipe, peer_credentials, socket_path
 from edgevpn.actors.topics import Feed, State
 from edgevpn.errors import EdgevpnError, SetupError, UntrustedDataError
 from edgevpn.proto.messages import (
@@ -44,7 +44,7 @@ HELLO_TIMEOUT = 5.0
 
 M = TypeVar("M", bound=Message)
 RequestHandler: TypeAlias = Callable[[Any], Awaitable[Body]]
-OpenStream: TypeAlias = Callable[[Body], Awaitable[trio.SocketStream]]
+OpenStream: TypeAlias = Callable[[Body], Awaitable[Pipe]]
 PipeHandler: TypeAlias = Callable[[Any, OpenStream], Awaitable[None]]
 FeedFactory: TypeAlias = Callable[[list[str]], Feed]
 DescriptorHandler: TypeAlias = Callable[[Any], tuple[Body, list[int]]]
@@ -209,9 +209,9 @@ class Mailbox:
             await channel.send(Failure("unknown", f"the {self.name} actor has no pipe {type(frame.body).__name__}"))
             return
 
-        async def open_stream(reply: Body) -> trio.SocketStream:
+        async def open_stream(reply: Body) -> Pipe:
             await channel.send(Reply(reply))
-            return channel.take_stream()
+            return channel.take_pipe()
 
         try:
             await handler(frame.body, open_stream)

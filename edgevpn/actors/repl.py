@@ -52,7 +52,7 @@ async def run_code(source: str, namespace: dict[str, Any]) -> CodeResult:
     return CodeResult(printed.getvalue(), "")
 
 
-async def converse(stream: trio.SocketStream, namespace: dict[str, Any], banner: str) -> None:
+async def converse(stream: trio.abc.HalfCloseableStream, namespace: dict[str, Any], banner: str) -> None:
     """Serve a prompt until the other side closes."""
     compiler = codeop.CommandCompiler()
     compiler.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT

@@ -9,9 +9,7 @@ from __future__ import annotations
 BASE = "base"
 LIBP2P = "libp2p"
 
-STAGES = (
-    (LIBP2P, ("edgevpn.actors.host", "edgevpn.actors.gossip", "edgevpn.actors.discovery", "edgevpn.actors.tun")),
-)
+STAGES = ((LIBP2P, ("edgevpn.actors.host", "edgevpn.actors.gossip", "edgevpn.actors.discovery", "edgevpn.actors.tun")),)
 
 NEEDS = {
     "sealer": BASE,

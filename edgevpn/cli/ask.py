@@ -136,7 +136,7 @@ def peers(run_dir: Path, as_json: bool) -> None:
                     "path": path.kind if path else "none",
                     "sent_bytes": path.sent_bytes if path else 0,
                     "received_bytes": path.received_bytes if path else 0,
-                    "remote": peer.addrs,
+                    "remote": peer.remotes,
                     "direction": peer.direction,
                     "agent": peer.agent,
                     "rtt_ms": round(peer.rtt_s * 1000, 3),

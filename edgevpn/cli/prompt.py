@@ -39,14 +39,14 @@ async def _converse(client: Client) -> int:
                 sys.stderr.write("the actor went away\n")
                 return 1
             try:
-                line = await trio.to_thread.run_sync(_read_line, prompt, abandon_on_cancel=True)
+                line = await trio.to_thread.run_sync(_read_line, prompt, cancellable=True)
             except EOFError:
                 sys.stdout.write("\n" if sys.stdin.isatty() else "")
                 return 0
             await stream.send_all(line.encode() + b"\n")
 
 
-async def _until_prompt(stream: trio.SocketStream) -> str | None:
+async def _until_prompt(stream: trio.abc.HalfCloseableStream) -> str | None:
     """Print what comes until the actor prompts; its prompt, or None when it is gone."""
     text = b""
     while text.count(PROMPT_MARK) < 2:

@@ -173,9 +173,14 @@ class HostSelf(Message, frozen=True):
 
 
 class PeerState(Message, frozen=True):
-    """Value of the state "peers", by peer ID: a connected peer. `protocols` is empty until it is identified."""
+    """Value of the state "peers", by peer ID: a connected peer.
 
-    addrs: list[str]
+    `remotes`: the other ends of its connections; `listen`: where it says it listens. `listen`, `protocols` and `agent`
+    are empty until it is identified.
+    """
+
+    remotes: list[str]
+    listen: list[str]
     protocols: list[str]
     agent: str
     direction: str

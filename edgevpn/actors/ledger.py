@@ -1,0 +1,362 @@
+"""The ledger actor: what the network agreed on, merged, kept and told.
+
+Blocks of peers come from gossip's feed, are opened by the sealer and merged (edgevpn/ledger). What we know is told by
+Trickle (RFC 6206): soon when something changed, when a peer lacks what we have, or when a member joins; ever more
+seldom while all say the same, up to --ledger-synchronization-interval. Our own entries (machines, healthcheck) are
+announced again whenever they are missing; the heartbeat renews their lease.
+
+A snapshot is kept in the run directory, for the next ledger actor, and in --ledger-state, for the next node. Dies:
+routes and names stay as last seen with those who watch them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from edgevpn import __version__
+from edgevpn.actors.actor_entry import actor_entry
+from edgevpn.actors.client import ActorUnavailableError, RefusedError, apply
+from edgevpn.actors.mailbox import RequestError
+from edgevpn.actors.shell import Shell, open_shell
+from edgevpn.draft import block as blocks
+from edgevpn.draft.leader import leader_of, live_peers
+from edgevpn.draft.leases import Liveness
+from edgevpn.draft.peer_key import PrivateKey
+from edgevpn.draft.routes import routes_of
+from edgevpn.draft.state import LedgerState
+from edgevpn.draft.trickle import Trickle
+from edgevpn.draft.values import HEALTHCHECK, MACHINES, Machine, heartbeat
+from edgevpn.errors import SetupError, UntrustedDataError
+from edgevpn.proto.gossip_message import compress, decompress_untrusted
+from edgevpn.proto.messages import (
+    Announce,
+    Body,
+    Done,
+    Event,
+    GossipReceived,
+    LedgerEntry,
+    LedgerReply,
+    LedgerRequest,
+    Open,
+    Opened,
+    Publish,
+    Published,
+    Route,
+    Seal,
+    Sealed,
+    Withdraw,
+)
+
+NS = 10**9
+FIRST_INTERVAL = 0.25  # Trickle's smallest interval
+REDUNDANCY = 2  # who heard so many say the same in an interval keeps quiet
+SAVE_DELAY = 0.3
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
+_MAX_REMEMBERED = 256
+
+
+@actor_entry
+async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket: str) -> None:
+    async with open_shell(ctx, name, run_dir, config, ticket) as (shell, nursery):
+        key = PrivateKey(await shell.grant("identity"))
+        actor = LedgerActor(shell, key)
+        actor.load()
+        actor.announce_ours()
+        await shell.ready()
+        nursery.start_soon(actor.receive)
+        nursery.start_soon(actor.follow_members)
+        nursery.start_soon(actor.speak)
+        nursery.start_soon(actor.keep_alive)
+        nursery.start_soon(actor.keep_announced)
+        nursery.start_soon(actor.save)
+        await trio.sleep_forever()
+
+
+class LedgerActor:
+    """Holds the state; merges, announces, speaks and saves."""
+
+    def __init__(self, shell: Shell, key: PrivateKey) -> None:
+        config = shell.config
+        self._shell = shell
+        self._config = config
+        self._key = key
+        self._chance = random.Random()  # noqa: S311
+        self.state = LedgerState(config.ownership, config.owner_ttl, key, time.time_ns())
+        self._trickle = Trickle(
+            FIRST_INTERVAL, config.ledger_sync_interval, REDUNDANCY, self._chance, trio.current_time()
+        )
+        self._rearmed = trio.Event()
+        self._speak_now = False
+        self._changed = trio.Event()
+        self._heard: dict[str, bytes] = {}
+        self._conflicts: set[str] = set()
+        self._scrubbed = time.time()
+        self._routes = shell.mailbox.state("routes")
+        shell.mailbox.on_request(LedgerRequest, self._entries)
+        shell.mailbox.on_request(Announce, self._announce)
+        shell.mailbox.on_request(Withdraw, self._withdraw)
+        shell.namespace |= {"ledger": self, "state": self.state}
+        shell.gauges |= {
+            "entries": lambda: sum(map(len, self.state.storage.values())),
+            "index": lambda: self.state.block.index,
+        }
+
+    # --- ours
+
+    def announce_ours(self) -> None:
+        """Our machines and heartbeat, where they are missing or another's."""
+        now_ns = time.time_ns()
+        changed = False
+        if self._config.vpn:
+            for cidr in self._config.addresses:
+                address = cidr.partition("/")[0]
+                changed |= self._claim(address, now_ns)
+        if self._key.peer_id not in self.state.entries(HEALTHCHECK):
+            changed |= self.state.announce(HEALTHCHECK, self._key.peer_id, heartbeat(now_ns / NS), now_ns)
+        if changed:
+            self._note_change()
+
+    def _claim(self, address: str, now_ns: int) -> bool:
+        present = self.state.entries(MACHINES).get(address)
+        if present is not None and present.owner not in ("", self._key.peer_id):
+            liveness = Liveness(self.state.storage, self.state.ttl, now_ns / NS)
+            if self.state.mode == "enforce" and liveness.is_live(present.owner):
+                if address not in self._conflicts:
+                    self._conflicts.add(address)
+                    self._shell.log.error(
+                        f"{address} belongs to another live machine: packets to it go there; choose another --address",
+                        owner=present.owner,
+                    )
+                return False
+        self._conflicts.discard(address)
+        machine = Machine(
+            peer_id=self._key.peer_id,
+            hostname=platform.node(),
+            os="linux",
+            arch=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+            address=address,
+            version=__version__,
+        )
+        return self.state.announce(MACHINES, address, machine.to_json(), now_ns)
+
+    async def keep_announced(self) -> None:
+        while True:
+            await trio.sleep(self._config.ledger_announce_interval)
+            self.announce_ours()
+
+    async def keep_alive(self) -> None:
+        """The heartbeat, jittered as in Go, and the leader's clean-up."""
+        while True:
+            await trio.sleep(self._config.heartbeat_interval * (0.5 + self._chance.random()))
+            now_ns = time.time_ns()
+            if self.state.announce(HEALTHCHECK, self._key.peer_id, heartbeat(now_ns / NS), now_ns):
+                self._note_change()
+            peers = live_peers(self.state.storage, self._config.max_heartbeat_age, now_ns / NS)
+            if time.time() - self._scrubbed >= self._config.scrub_interval:
+                self._scrubbed = time.time()
+                leads = leader_of(peers) == self._key.peer_id
+                if leads and self.state.reap(3 * self._config.max_heartbeat_age, now_ns):
+                    self._note_change()
+
+    def _note_change(self) -> None:
+        """Something of ours changed: tell at once, save soon, and show the routes."""
+        self._speak_now = True
+        self._rearmed.set()
+        self._show()
+
+    def _show(self) -> None:
+        self._routes.replace(
+            {address: Route(route.peer_id, route.hostname) for address, route in routes_of(self.state.storage).items()}
+        )
+        self._changed.set()
+
+    # --- hearing
+
+    async def receive(self) -> None:
+        sealer = self._shell.client("sealer")
+        async with self._shell.client("gossip").watch("messages") as events:
+            async for event in events:
+                if not isinstance(event, Event) or not isinstance(event.body, GossipReceived):
+                    continue
+                try:
+                    opened = await sealer.call(Open(event.body.data), Opened)
+                    block = blocks.read_untrusted(decompress_untrusted(opened.plaintext))
+                except RefusedError as exc:
+                    self._shell.warn("messages_not_opened", peer=event.body.from_peer, reason=str(exc))
+                except UntrustedDataError as exc:
+                    self._shell.warn("blocks_refused", peer=event.body.from_peer, reason=str(exc))
+                except ActorUnavailableError:
+                    self._shell.count("messages_lost_without_sealer")
+                else:
+                    self._merge(block, event.body.from_peer)
+
+    def _merge(self, block: blocks.Block, peer: str) -> None:
+        merged = self.state.merge(block, time.time_ns())
+        self._shell.count("blocks_merged")
+        for violation in merged.violations:
+            self._shell.warn(
+                "entries_refused", peer=peer, entry=f"{violation.bucket}/{violation.key}", reason=violation.reason
+            )
+        now = trio.current_time()
+        if merged.changed:
+            self._shell.count("entries_changed", len(merged.changed))
+            self._show()
+            self.announce_ours()  # somebody's tombstone or older state may have hit them
+            self._trickle.heard_inconsistent(now)
+        elif (merged.stale or self.state.lacks(block)) and self._is_news(peer, block):
+            self._trickle.heard_inconsistent(now)
+        else:
+            self._trickle.heard_consistent()
+        self._rearmed.set()
+
+    def _is_news(self, peer: str, block: blocks.Block) -> bool:
+        """Whether this peer's lack is new: who will not take an entry of ours is not told it again and again."""
+        ours = self.state.block.index.to_bytes(8, "big", signed=True)
+        mark = hashlib.sha256(blocks.write(blocks.Block(storage=block.storage)) + ours).digest()
+        if self._heard.get(peer) == mark:
+            return False
+        if len(self._heard) >= _MAX_REMEMBERED:
+            self._heard.pop(next(iter(self._heard)))
+        self._heard[peer] = mark
+        return True
+
+    async def follow_members(self) -> None:
+        """Who joins the topic is told at once."""
+        items: dict[str, Body] = {}
+        async with self._shell.client("gossip").watch("members") as updates:
+            async for update in updates:
+                before = dict(items)
+                apply(items, update)
+                if any(before.get(peer) != member for peer, member in items.items()):
+                    self._speak_now = True
+                    self._trickle.heard_inconsistent(trio.current_time())
+                    self._rearmed.set()
+
+    # --- speaking
+
+    async def speak(self) -> None:
+        while True:
+            self._rearmed = trio.Event()
+            if self._speak_now:
+                self._speak_now = False
+                await self._publish()
+                continue
+            now = trio.current_time()
+            if self._trickle.expire(now):
+                await self._publish()
+                continue
+            with trio.move_on_at(max(self._trickle.next_wakeup(), now + 0.001)):
+                await self._rearmed.wait()
+
+    async def _publish(self) -> None:
+        """The whole block, sealed. What can't be said now is said at the next turn: the newest state, not this one."""
+        plaintext = compress(blocks.write(self.state.block))
+        try:
+            sealed = await self._shell.client("sealer").call(Seal(plaintext), Sealed)
+            await self._shell.client("gossip").call(Publish(sealed.data), Published)
+        except (ActorUnavailableError, RefusedError):
+            self._shell.count("publishes_failed")
+            self._trickle.heard_inconsistent(trio.current_time())
+            await trio.sleep(0.05)
+        else:
+            self._shell.count("blocks_published")
+
+    # --- disk
+
+    def _paths(self) -> list[Path]:
+        paths = [self._shell.run_dir / "ledger.snapshot"]
+        if self._config.ledger_state:
+            paths.append(Path(self._config.ledger_state) / "ledger.snapshot")
+        return paths
+
+    def load(self) -> None:
+        """From the newest place that has a snapshot. Raises SetupError when --ledger-state can't be used."""
+        if self._config.ledger_state:
+            directory = Path(self._config.ledger_state)
+            try:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                probe = directory / ".writable"
+                probe.touch()
+                probe.unlink()
+            except OSError as exc:
+                raise SetupError(
+                    f"can't write the ledger to {directory} ({exc.strerror}): choose another --ledger-state"
+                ) from exc
+        for path in self._paths():
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as exc:
+                raise SetupError(f"can't read the ledger {path}: {exc.strerror}") from exc
+            try:
+                self.state.load_snapshot_untrusted(data)
+            except UntrustedDataError as exc:
+                aside = path.with_name(f"{path.name}.set-aside-{int(time.time())}")
+                path.rename(aside)
+                self._shell.log.warning(f"the ledger {path} is not used, {exc}: it is kept as {aside.name}")
+                continue
+            self._show()
+            return
+
+    async def save(self) -> None:
+        """Write a snapshot a moment after each change."""
+        while True:
+            await self._changed.wait()
+            await trio.sleep(SAVE_DELAY)
+            self._changed = trio.Event()
+            data = self.state.write_snapshot()
+            for path in self._paths():
+                durable = path.parent != self._shell.run_dir
+                try:
+                    await trio.to_thread.run_sync(_replace, path, data, durable)
+                except OSError as exc:
+                    self._shell.warn("snapshots_not_written", path=str(path), reason=exc.strerror)
+
+    # --- requests
+
+    async def _entries(self, request: LedgerRequest) -> Body:
+        found = [
+            LedgerEntry(bucket, key, entry.value, entry.owner, entry.version, entry.updated_at, entry.deleted)
+            for bucket, items in sorted(self.state.storage.items())
+            if request.bucket in ("", bucket)
+            for key, entry in sorted(items.items())
+        ]
+        return LedgerReply(found)
+
+    async def _announce(self, request: Announce) -> Body:
+        if self.state.announce(request.bucket, request.key, request.value, time.time_ns()):
+            self._note_change()
+        return Done()
+
+    async def _withdraw(self, request: Withdraw) -> Body:
+        if not self.state.withdraw(request.bucket, request.key, time.time_ns()):
+            raise RequestError("unknown", f"there is no {request.bucket}/{request.key} to delete")
+        self._note_change()
+        return Done()
+
+
+def _replace(path: Path, data: bytes, durable: bool) -> None:
+    """Write by atomic rename; `durable`: on the disk before it counts (fsync(2))."""
+    temporary = path.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    temporary.replace(path)
+    if durable:
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

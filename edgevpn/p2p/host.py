@@ -1,0 +1,497 @@
+"""The node's libp2p host: listens, dials, keeps connections, opens and serves streams.
+
+This is what the rest of the program sees of libp2p. Peer ids and addresses are text (base58, multiaddrs); the errors
+are ours: `DialError` for everything that goes wrong before a stream is there, `StreamError` for a stream that breaks.
+Noise over TCP with yamux is what it speaks; the mends of py-libp2p are in the modules below it.
+
+    async with open_host(seed, ["/ip4/0.0.0.0/tcp/4001"]) as host:
+        host.serve("/echo/1", handler)
+        await host.connect(peer_id, addrs, timeout=10)
+        stream = await host.new_stream(peer_id, ["/echo/1"], timeout=10)
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+import trio
+from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.network.exceptions import SwarmException
+from libp2p.peer.id import ID
+from libp2p.rcmgr import Direction
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+
+from edgevpn.errors import EdgevpnError, UntrustedDataError, UsageError
+from edgevpn.p2p.address_book import AddressBook, network_of
+from edgevpn.p2p.bandwidth import Bandwidth
+from edgevpn.p2p.host_mends import MendedHost, muxed
+from edgevpn.p2p.identify import Identity
+from edgevpn.p2p.swarm_mends import Gate, MendedSwarm, parse_networks
+from edgevpn.p2p.tcp import multiaddr_text
+from edgevpn.p2p.yamux import Connection, Stream
+
+PING = "/ipfs/ping/1.0.0"
+_PING_BYTES = 32
+_PING_IDLE = 120.0
+EVENT_QUEUE = 256
+_NOBODY = Identity("", frozenset(), (), "")
+
+
+class DialError(EdgevpnError):
+    """No connection or no stream to a peer; the text says why, in a few words."""
+
+
+class StreamError(EdgevpnError):
+    """A stream broke: it was reset, its connection ended, or it was closed here before."""
+
+
+@dataclass(frozen=True)
+class ConnectionInfo:
+    """One connection. `remote`: multiaddr; `opened_at`: Unix time; `rtt`: seconds, None before it was measured."""
+
+    remote: str
+    direction: Literal["inbound", "outbound"]
+    opened_at: float
+    rtt: float | None
+    relayed: bool
+
+
+@dataclass(frozen=True)
+class PeerInfo:
+    """A connected peer. `protocols`, `agent` and `listen_addrs` are empty until it was identified."""
+
+    peer_id: str
+    connections: tuple[ConnectionInfo, ...]
+    protocols: frozenset[str]
+    agent: str
+    listen_addrs: tuple[str, ...]
+    since: float
+
+
+@dataclass(frozen=True)
+class PeerEvent:
+    """`connected`: a peer's first connection; `disconnected`: its last one ended; `identified`: it said who it is."""
+
+    kind: Literal["connected", "disconnected", "identified"]
+    peer_id: str
+
+
+class HostStream:
+    """A stream to a peer that speaks `protocol`. All methods raise StreamError when the stream breaks."""
+
+    def __init__(self, stream: Stream, protocol: str) -> None:
+        self._stream = stream
+        self.protocol = protocol
+        self.peer_id = str(stream.muxed_conn.peer_id)
+
+    async def read(self, n: int | None = None) -> bytes:
+        """What is there, at least one byte and at most `n`; b"" at the end of file."""
+        try:
+            return await self._stream.read(n)
+        except MuxedStreamEOF:
+            return b""
+        except BaseLibp2pError as exc:
+            raise StreamError(f"stream to {self.peer_id}: {exc}") from exc
+
+    async def read_exactly(self, n: int) -> bytes:
+        """Exactly `n` bytes. An end of file before is a StreamError."""
+        data = bytearray()
+        while len(data) < n:
+            more = await self.read(n - len(data))
+            if not more:
+                raise StreamError(f"stream to {self.peer_id}: end of file after {len(data)} of {n} bytes")
+            data += more
+        return bytes(data)
+
+    async def write(self, data: bytes) -> None:
+        """Send all of `data`, waiting for the peer as needed."""
+        with self._errors():
+            await self._stream.write(data)
+
+    async def write_message(self, data: bytes) -> None:
+        """Send `data` (1 byte to 256 KiB) as exactly one data frame: what the Go program takes for one IP packet."""
+        with self._errors():
+            await self._stream.write_message(data)
+
+    async def close(self) -> None:
+        """Close for writing; the peer reads end of file. Reading goes on."""
+        await self._stream.close()
+
+    async def reset(self) -> None:
+        """End both directions at once."""
+        await self._stream.reset()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseLibp2pError as exc:
+            raise StreamError(f"stream to {self.peer_id}: {exc}") from exc
+
+
+Handler = Callable[[HostStream], Awaitable[None]]
+
+
+class _Notifee(INotifee):
+    """Tells the host of connections."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def connected(self, _network: INetwork, conn: INetConn) -> None:
+        self._host.on_connected(conn)
+
+    async def disconnected(self, _network: INetwork, conn: INetConn) -> None:
+        self._host.on_disconnected(conn)
+
+    async def opened_stream(self, _network: INetwork, _stream: INetStream) -> None: ...
+    async def closed_stream(self, _network: INetwork, _stream: INetStream) -> None: ...
+    async def listen(self, _network: INetwork, _multiaddr: Multiaddr) -> None: ...
+    async def listen_close(self, _network: INetwork, _multiaddr: Multiaddr) -> None: ...
+
+
+class Host:
+    """Made by `open_host`. `libp2p` is the host underneath, for relay and hole punching; `book` the address book."""
+
+    def __init__(self, key_seed: bytes, agent: str, gate: Gate, book: AddressBook, max_connections: int) -> None:
+        self.book = book
+        self.bandwidth = Bandwidth()
+        self._gate = gate
+        self._swarm = MendedSwarm(create_new_key_pair(key_seed), gate, max_connections)
+        self._swarm.on_dialled = self._on_dialled
+        self.libp2p = MendedHost(self._swarm, agent, self._announced, self._on_identified, self._on_stream)
+        self.peer_id = str(self.libp2p.get_id())
+        self._identities: dict[str, Identity] = {}
+        self._since: dict[str, float] = {}
+        self._feeds: set[trio.MemorySendChannel[PeerEvent]] = set()
+        self._swarm.register_notifee(_Notifee(self))
+        self.serve(PING, _answer_pings)
+
+    # --- addresses
+
+    def bound_addrs(self) -> tuple[str, ...]:
+        """The listening sockets as they are bound, wildcards as wildcards, with their real ports."""
+        return tuple(str(addr) for addr in self.libp2p.get_transport_addrs())
+
+    def listen_addrs(self) -> tuple[str, ...]:
+        """Where others may reach this node: wildcards become the addresses of the interfaces, and addresses that peers
+        see us under are added. Without loopback, unless there is nothing else; without the VPN's own networks."""
+        return tuple(str(addr.decapsulate(Multiaddr(f"/p2p/{self.peer_id}"))) for addr in self.libp2p.get_addrs())
+
+    def dialable(self, peer_id: str) -> tuple[str, ...]:
+        """The addresses known for a peer, the most promising first."""
+        return tuple(addr.text for addr in self.book.dial_order(peer_id, trio.current_time()))
+
+    def _announced(self, bound: list[Multiaddr]) -> list[Multiaddr]:
+        return [Multiaddr(text) for text in expand_wildcards([str(a) for a in bound], _interface_ips(), self._gate)]
+
+    # --- peers
+
+    async def connect(self, peer_id: str, addrs: Iterable[str], *, timeout: float, source: str = "static") -> None:
+        """Be connected to a peer, over `addrs` (kept in the address book as from `source`) or what is known of it.
+
+        Raises DialError.
+        """
+        peer = _parse_peer_id(peer_id)
+        self.book.add(peer_id, addrs, source, trio.current_time())
+        await self._dial(peer, timeout)
+
+    async def _dial(self, peer: ID, timeout: float) -> None:
+        with _dial_errors(str(peer)):
+            if self._swarm.best_connection(peer) is None:
+                with trio.fail_after(timeout):
+                    await self._swarm.dial(peer, self.book.dial_order(str(peer), trio.current_time()))
+
+    async def disconnect(self, peer_id: str) -> None:
+        """Close all connections to a peer."""
+        async with trio.open_nursery() as nursery:
+            for conn in self._swarm.get_connections(_parse_peer_id(peer_id)):
+                nursery.start_soon(conn.close)
+
+    async def deny(self, peer_id: str) -> None:
+        """Never connect to this peer again (until `allow`), and end what there is."""
+        self._gate.denied_peers.add(peer_id)
+        await self.disconnect(peer_id)
+
+    def allow(self, peer_id: str) -> None:
+        """Take back `deny`."""
+        self._gate.denied_peers.discard(peer_id)
+
+    def peers(self) -> dict[str, PeerInfo]:
+        """All connected peers, by peer id."""
+        found: dict[str, PeerInfo] = {}
+        for peer, conns in self._swarm.get_connections_map().items():
+            peer_id = str(peer)
+            infos = tuple(_describe(c) for c in conns if isinstance(c, SwarmConn) and not c.is_closed)
+            if infos:
+                known = self._identities.get(peer_id, _NOBODY)
+                since = self._since.get(peer_id, infos[0].opened_at)
+                found[peer_id] = PeerInfo(peer_id, infos, known.protocols, known.agent, known.listen_addrs, since)
+        return found
+
+    @asynccontextmanager
+    async def peer_events(self) -> AsyncIterator[trio.MemoryReceiveChannel[PeerEvent]]:
+        """Events from now on; take `peers()` after entering for what was before.
+
+        A reader that is `EVENT_QUEUE` events behind misses further ones, but not their outcome: they were in effect
+        before it comes to the last one it gets, and `peers()` shows it.
+        """
+        send, receive = trio.open_memory_channel[PeerEvent](EVENT_QUEUE)
+        self._feeds.add(send)
+        try:
+            with send, receive:
+                yield receive
+        finally:
+            self._feeds.discard(send)
+
+    async def ping(self, peer_id: str, *, timeout: float) -> float:
+        """The round trip to a peer, in seconds. Raises DialError, StreamError."""
+        with _dial_errors(peer_id), trio.fail_after(timeout):
+            stream = await self.new_stream(peer_id, [PING], timeout=timeout)
+            try:
+                sent, start = os.urandom(_PING_BYTES), trio.current_time()
+                await stream.write(sent)
+                if await stream.read_exactly(_PING_BYTES) != sent:
+                    raise StreamError(f"{peer_id} answers a ping with something else")
+                return trio.current_time() - start
+            finally:
+                with trio.CancelScope(shield=True):
+                    await stream.reset()
+
+    # --- streams
+
+    async def new_stream(self, peer_id: str, protocols: Sequence[str], *, timeout: float) -> HostStream:
+        """A stream that speaks the first of `protocols` that the peer takes; dials if there is no connection.
+
+        Raises DialError.
+        """
+        peer = _parse_peer_id(peer_id)
+        with _dial_errors(peer_id), trio.fail_after(timeout):
+            await self._dial(peer, timeout)
+            conn = self._swarm.best_connection(peer)
+            if conn is None:
+                raise DialError(f"{peer_id}: the connection ended")
+            connection = conn.muxed_conn
+            assert isinstance(connection, Connection)  # noqa: S101 - our upgrader makes no other
+            stream = await connection.open_stream()
+            try:
+                return HostStream(stream, await self.libp2p.negotiate(stream, list(protocols)))
+            except BaseException:
+                stream.abort("the protocol was not agreed on")
+                raise
+
+    def serve(self, protocol: str, handler: Handler) -> None:
+        """Have `handler` called, in a task of its own, for each inbound stream that speaks `protocol`.
+
+        When it returns, the stream is closed; when it raises, the stream is reset (and nothing else happens).
+        """
+
+        async def handle(net_stream: INetStream) -> None:
+            await handler(HostStream(muxed(net_stream), protocol))
+
+        self.libp2p.set_stream_handler(TProtocol(protocol), handle)
+        self._tell_peers()
+
+    def unserve(self, protocol: str) -> None:
+        self.libp2p.remove_stream_handler(TProtocol(protocol))
+        self._tell_peers()
+
+    def _tell_peers(self) -> None:
+        nursery = self._swarm.background_nursery
+        if nursery is not None and self._swarm.connections:
+            nursery.start_soon(self.libp2p.push_identity)
+
+    # --- told by the parts below
+
+    def on_connected(self, conn: INetConn) -> None:
+        peer_id = str(conn.muxed_conn.peer_id)
+        if peer_id not in self._since:
+            self._since[peer_id] = time.time()
+            self._tell(PeerEvent("connected", peer_id))
+
+    def on_disconnected(self, conn: INetConn) -> None:
+        peer = conn.muxed_conn.peer_id
+        if self._swarm.best_connection(peer) is None and self._since.pop(str(peer), None) is not None:
+            self._identities.pop(str(peer), None)
+            self.bandwidth.forget_peer(str(peer))
+            self._tell(PeerEvent("disconnected", str(peer)))
+
+    def _on_identified(self, peer_id: str, identity: Identity) -> None:
+        self._identities[peer_id] = identity
+        remotes = [c.remote.split("/") for c in self.peers()[peer_id].connections]
+        local = any(len(r) > 2 and (_is_loopback(r[2]) or r[2] in _interface_ips()) for r in remotes)
+        self.book.add(peer_id, identity.listen_addrs, "identify", trio.current_time(), local=local)
+        self._tell(PeerEvent("identified", peer_id))
+
+    def _on_dialled(self, peer_id: str, addr: str, worked: bool) -> None:
+        (self.book.succeeded if worked else self.book.failed)(peer_id, addr, trio.current_time())
+
+    def _on_stream(self, peer_id: str, protocol: str, stream: Stream) -> None:
+        stream.count_on(self.bandwidth.meter(peer_id, protocol))
+
+    def _tell(self, event: PeerEvent) -> None:
+        for feed in self._feeds:
+            try:
+                feed.send_nowait(event)
+            except (trio.WouldBlock, trio.BrokenResourceError):
+                continue  # a slow reader catches up by peers(), see peer_events; one that left is removed by itself
+
+    # --- running
+
+    async def run_in(self, nursery: trio.Nursery, listen: Sequence[str]) -> None:
+        await self._swarm.run_in(nursery)
+        for text in listen:
+            await self._swarm.listen_on(_parse_listen(text))
+        bound = [ip for text in self.bound_addrs() if (ip := text.split("/")[2])]
+        self.book.loopback = bool(bound) and all(_is_loopback(ip) for ip in bound)
+
+    async def close(self) -> None:
+        await self._swarm.close()
+
+
+@asynccontextmanager
+async def open_host(
+    key_seed: bytes,
+    listen: Sequence[str] = (),
+    *,
+    user_agent: str = "edgevpn",
+    blocked_networks: Sequence[str] = (),
+    allowed_networks: Sequence[str] = (),
+    denied_peers: Iterable[str] = (),
+    allowed_peers: Iterable[str] = (),
+    max_connections: int = 400,
+) -> AsyncIterator[Host]:
+    """A running host; leaving the context closes its connections and listening sockets.
+
+    `key_seed`: the 32 bytes of an Ed25519 private key. `listen`: multiaddrs; none means any free port on all addresses.
+    `blocked_networks`: CIDR networks never connected with, in any direction (the VPN's own). `allowed_*`: if not empty,
+    nothing else is connected with. Raises SetupError (a port in use, no such address), UsageError.
+    """
+    if len(key_seed) != 32:
+        raise UsageError(f"the seed of an Ed25519 key has 32 bytes, not {len(key_seed)}")
+    blocked = parse_networks(blocked_networks)
+    gate = Gate(blocked, parse_networks(allowed_networks), set(denied_peers), set(allowed_peers))
+    host = Host(key_seed, user_agent, gate, AddressBook(blocked), max_connections)
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            await host.run_in(nursery, listen or default_listen())
+            yield host
+        except Exception as exc:  # noqa: BLE001 - raised again below, as it is instead of in the nursery's group
+            failure = exc
+        finally:
+            with trio.move_on_after(5) as scope:
+                scope.shield = True
+                await host.close()
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def default_listen() -> list[str]:
+    """Any free port on all addresses, of both IP versions where the machine has both."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return ["/ip4/0.0.0.0/tcp/0"]
+    return ["/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"]
+
+
+def expand_wildcards(bound: Sequence[str], interface_ips: Iterable[str], gate: Gate) -> list[str]:
+    """The addresses to announce for the bound ones, see `Host.listen_addrs`."""
+    expanded: dict[str, None] = {}
+    ips = [ipaddress.ip_address(ip) for ip in interface_ips]
+    for text in bound:
+        parts = text.split("/")
+        if len(parts) == 5 and parts[3] == "tcp":
+            own = ipaddress.ip_address(parts[2])
+            for ip in [i for i in ips if i.version == own.version] if own.is_unspecified else [own]:
+                if not (ip.version == 6 and ip.is_link_local) and network_of(ip, gate.denied_networks) is None:
+                    expanded[multiaddr_text(str(ip), int(parts[4]))] = None
+        else:
+            expanded[text] = None  # through a relay
+    public = [text for text in expanded if not _is_loopback(text.split("/")[2])]
+    return public or list(expanded)
+
+
+def _interface_ips() -> list[str]:
+    """The addresses of all interfaces, loopback too."""
+    return [
+        address.address.partition("%")[0]
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family in (socket.AF_INET, socket.AF_INET6)
+    ]
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
+
+
+def _parse_listen(text: str) -> Multiaddr:
+    try:
+        return Multiaddr(text)
+    except ValueError as exc:
+        raise UsageError(f"cannot listen on {text}: not a multiaddr such as /ip4/0.0.0.0/tcp/4001") from exc
+
+
+def _parse_peer_id(text: str) -> ID:
+    """Raises DialError: a peer id that is none cannot be dialled."""
+    try:
+        peer = ID.from_string(text)
+    except Exception as exc:  # the decoders of base58 and CIDs raise many kinds
+        raise DialError(f"{text[:80]}: not a peer id") from exc
+    if str(peer) != text:
+        raise DialError(f"{text[:80]}: not a peer id")
+    return peer
+
+
+@contextmanager
+def _dial_errors(peer_id: str) -> Iterator[None]:
+    try:
+        yield
+    except trio.TooSlowError as exc:
+        raise DialError(f"{peer_id}: timed out") from exc
+    except (SwarmException, UntrustedDataError, BaseLibp2pError) as exc:
+        raise DialError(f"{peer_id}: {exc}") from exc
+
+
+def _describe(conn: SwarmConn) -> ConnectionInfo:
+    connection = conn.muxed_conn
+    assert isinstance(connection, Connection)  # noqa: S101 - our upgrader makes no other
+    addrs = conn.get_transport_addresses()
+    return ConnectionInfo(
+        remote=str(addrs[0]) if addrs else "",
+        direction="inbound" if conn.direction == Direction.INBOUND else "outbound",
+        opened_at=conn._created_at,
+        rtt=connection.rtt or None,
+        relayed="p2p-circuit" in str(addrs[:1]),
+    )
+
+
+async def _answer_pings(stream: HostStream) -> None:
+    while True:
+        with trio.move_on_after(_PING_IDLE) as idle:
+            data = await stream.read(_PING_BYTES)
+            if not data:
+                return
+            await stream.write(data)
+        if idle.cancelled_caught:
+            return

@@ -1,0 +1,571 @@
+"""Yamux: many streams over one secured connection.
+
+HashiCorp's yamux as libp2p uses it (`/yamux/1.0.0`): data frames under a per-stream receive window, pings and GoAway
+for the connection. `yamux_frames` has the wire format; `Connection` and `Stream` carry it out for py-libp2p's swarm
+(`IMuxedConn`, `IMuxedStream`).
+
+- One writer task per connection joins every queued frame into one noise write. Nobody else writes to the connection, so
+  cancelling a `write` can never leave half a frame on the wire. Tasks wait in parking lots; nothing polls.
+- Back-pressure: a `write` waits while the peer's window is used up, or while `QUEUE_HIGH` bytes are waiting to be sent.
+  What we must answer whatever we do (pings, window updates, resets) is bounded by `QUEUE_LIMIT`: a peer that makes us
+  queue more without reading is dropped.
+- A peer that breaks the protocol, overruns a window, or lets `MAX_UNREAD` bytes pile up ends its own connection only.
+- Keep-alive: when a ping goes out and nothing at all arrives for `PING_TIMEOUT`, the link is dead.
+- The receive window of a stream starts at 256 KiB and doubles, up to 16 MiB, while the reader drains it faster than
+  four round trips (as go-yamux does).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Protocol
+
+import trio
+from libp2p.abc import IMuxedConn, IMuxedStream, ISecureConn
+from libp2p.connection_types import ConnectionType
+from libp2p.io.exceptions import IOException
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.peer.id import ID
+from libp2p.stream_muxer.exceptions import (
+    MuxedConnUnavailable,
+    MuxedStreamClosed,
+    MuxedStreamEOF,
+    MuxedStreamError,
+    MuxedStreamReset,
+)
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+from trio.lowlevel import ParkingLot
+
+from edgevpn.errors import UntrustedDataError
+from edgevpn.p2p.bandwidth import Meter
+from edgevpn.p2p.yamux_frames import (
+    ACK,
+    DATA,
+    FIN,
+    GO_AWAY,
+    GO_AWAY_NORMAL,
+    GO_AWAY_PROTOCOL_ERROR,
+    HEADER,
+    INITIAL_WINDOW,
+    MAX_WINDOW,
+    PING,
+    RST,
+    SYN,
+    WINDOW_UPDATE,
+    Frame,
+    parse_frames_untrusted,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_FRAME = 65519 - 12  # a data frame of ours and its header fill one noise frame
+QUEUE_HIGH = 256 * 1024
+QUEUE_LIMIT = 4 * 1024 * 1024
+MAX_UNREAD = 64 * 1024 * 1024  # of all streams of a connection together
+MAX_STREAMS = 1024  # open at once in each direction
+BACKLOG = 256  # inbound streams not yet accepted
+FLUSH = 0.5
+PING_INTERVAL = 15.0
+PING_TIMEOUT = 10.0
+LINGER = 60.0  # how long a stream that nobody here uses any more waits for the peer to close it
+MAX_PARTIAL = 1024 * 1024  # of an unfinished frame for a stream that we don't know
+
+_NO_METER = Meter()
+_MAX_ID = 2**32 - 1
+
+
+class Session(Protocol):
+    """What the muxer needs of a secured connection (`edgevpn.p2p.noise.NoiseSession`)."""
+
+    async def receive(self) -> bytes: ...
+    async def write(self, data: bytes) -> None: ...
+    async def close(self) -> None: ...
+    def get_remote_address(self) -> tuple[str, int] | None: ...
+    def get_transport_addresses(self) -> list[Multiaddr]: ...
+    def get_connection_type(self) -> ConnectionType: ...
+
+
+class Stream(IMuxedStream):
+    """One stream. Reads and writes by different tasks may run at the same time."""
+
+    def __init__(self, connection: Connection, stream_id: int) -> None:
+        self.muxed_conn: Connection = connection
+        self.stream_id = stream_id
+        self._meter = _NO_METER
+        self.released_at: float | None = None
+        self._received = bytearray()
+        self._send_window = INITIAL_WINDOW
+        self._window = INITIAL_WINDOW  # what the peer may have outstanding with us
+        self._granted = INITIAL_WINDOW  # what it may still send
+        self._consumed = 0
+        self._granted_at = trio.current_time()
+        self._counted = True  # in the connection's `unread`, as long as it knows the stream
+        self._readable = ParkingLot()
+        self._writable = ParkingLot()
+        self._wrote_fin = False
+        self._read_fin = False
+        self._reset: str | None = None
+
+    def count_on(self, meter: Meter) -> None:
+        """Count this stream's bytes on `meter` from now on, and what came already and was not read."""
+        self._meter = meter
+        meter.received(len(self._received))
+
+    # --- reading
+
+    async def read(self, n: int | None = None) -> bytes:
+        """What is there, at most `n` bytes (any number if None), at least one.
+
+        Raises MuxedStreamEOF when the peer has closed its side, MuxedStreamReset when the stream or its connection
+        broke (after what had come before).
+        """
+        while not self._received:
+            if self._reset is not None:
+                raise MuxedStreamReset(self._reset)
+            if self._read_fin:
+                raise MuxedStreamEOF("the peer closed the stream")
+            await self._readable.park()
+        if n is None or n < 0 or n >= len(self._received):
+            data = bytes(self._received)
+            self._received = bytearray()
+        else:
+            data = bytes(self._received[:n])
+            del self._received[:n]
+        self._consume(len(data))
+        return data
+
+    def _consume(self, size: int) -> None:
+        self._consumed += size
+        if self._counted:
+            self.muxed_conn.unread -= size
+        if self._consumed < self._window // 2 or self._read_fin or self._reset is not None:
+            return
+        now = trio.current_time()
+        delta = self._consumed
+        if now - self._granted_at < 4 * self.muxed_conn.rtt and self._window < MAX_WINDOW:
+            delta += self._window
+            self._window *= 2
+        self._consumed = 0
+        self._granted += delta
+        self._granted_at = now
+        self.muxed_conn.send_frame(WINDOW_UPDATE, 0, self.stream_id, delta)
+
+    # --- writing
+
+    async def write(self, data: bytes) -> None:
+        """Queue all of `data` for sending, waiting for window and queue.
+
+        A cancelled write may have sent a part. Raises MuxedStreamClosed after `close`, MuxedStreamReset.
+        """
+        with memoryview(data) as view:
+            start, size = 0, len(data)
+            while start < size:
+                await self._wait_for_window(1)
+                part = min(size - start, self._send_window, MAX_FRAME)
+                self._send(data if part == size else bytes(view[start : start + part]))
+                start += part
+        await trio.lowlevel.checkpoint()
+
+    async def write_message(self, data: bytes) -> None:
+        """Send `data` (1 byte to 256 KiB) as exactly one data frame; a cancelled call has sent nothing.
+
+        Raises ValueError for another size, else as `write`.
+        """
+        if not 0 < len(data) <= INITIAL_WINDOW:
+            raise ValueError(f"a message is 1 to {INITIAL_WINDOW} bytes, not {len(data)}")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._wait_for_window(len(data))
+        self._send(data)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _wait_for_window(self, size: int) -> None:
+        connection = self.muxed_conn
+        while True:
+            if self._reset is not None:
+                raise MuxedStreamReset(self._reset)
+            if self._wrote_fin:
+                raise MuxedStreamClosed("the stream is closed for writing")
+            if connection.queued > QUEUE_HIGH:
+                await connection.drained.park()
+            elif self._send_window < size:
+                await self._writable.park()
+            else:
+                return
+
+    def _send(self, data: bytes) -> None:
+        self._send_window -= len(data)
+        self._meter.sent(len(data))
+        self.muxed_conn.send_frame(DATA, 0, self.stream_id, len(data), data)
+
+    # --- ending
+
+    async def close(self) -> None:
+        """Close for writing (the peer reads end of file); reading goes on. Never waits for the peer."""
+        if not self._wrote_fin and self._reset is None:
+            self._wrote_fin = True
+            self.muxed_conn.send_frame(WINDOW_UPDATE, FIN, self.stream_id, 0)
+            self._writable.unpark_all()
+            self._forget_if_done()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def reset(self) -> None:
+        """End both directions at once; what was not yet read is lost."""
+        self.abort("the stream was reset here")
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def abort(self, reason: str) -> None:
+        """As `reset`, without a checkpoint."""
+        if self._reset is None and not (self._wrote_fin and self._read_fin):
+            self.muxed_conn.send_frame(WINDOW_UPDATE, RST, self.stream_id, 0)
+        self.broke(reason)
+        self._received = bytearray()
+
+    async def release(self) -> None:
+        """Nobody here will use the stream any more: close it, without cutting off what is still on its way out.
+
+        What the peer still sends resets it, and so does `LINGER` without a close from the peer.
+        """
+        self.released_at = trio.current_time()
+        if self._received:
+            self.abort("data that nobody reads")
+        await self.close()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._reset is not None or (self._wrote_fin and self._read_fin and not self._received)
+
+    @property
+    def grant(self) -> int:
+        """Bytes that the peer may still send."""
+        return self._granted
+
+    def forgotten(self) -> int:
+        """The connection stops counting the stream; returns the unread bytes it had."""
+        self._counted = False
+        return len(self._received)
+
+    def _forget_if_done(self) -> None:
+        if self._wrote_fin and self._read_fin:
+            self.muxed_conn.forget(self)
+
+    # --- called by the connection's reader
+
+    def deliver(self, data: bytes) -> None:
+        """Data came. Raises UntrustedDataError if the peer had no window for it."""
+        size = len(data)
+        self._granted -= size
+        if self._granted < 0 or self._read_fin:
+            raise UntrustedDataError("yamux: data beyond the window" if self._granted < 0 else "yamux: data after FIN")
+        if self.released_at is not None:
+            self.abort("data that nobody reads")
+            return
+        self._received += data
+        self.muxed_conn.unread += size
+        self._meter.received(size)
+        self._readable.unpark_all()
+
+    def widen(self, delta: int) -> None:
+        self._send_window = min(self._send_window + delta, _MAX_ID)
+        self._writable.unpark_all()
+
+    def end_of_data(self) -> None:
+        self._read_fin = True
+        self._readable.unpark_all()
+        self._forget_if_done()
+
+    def broke(self, reason: str) -> None:
+        """The stream is over, by a reset or with its connection."""
+        if self._reset is None:
+            self._reset = reason
+        self.muxed_conn.forget(self)
+        self._readable.unpark_all()
+        self._writable.unpark_all()
+
+    # --- the rest of libp2p's interface
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        return self.muxed_conn.get_remote_address()
+
+    def set_deadline(self, ttl: int) -> None:
+        raise NotImplementedError("use trio's cancel scopes")
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Connection(IMuxedConn):
+    """The streams of one secured connection. `start` runs it until it ends; that never raises."""
+
+    def __init__(self, conn: ISecureConn, peer_id: ID) -> None:
+        self.peer_id = peer_id
+        self.event_started = trio.Event()
+        self.event_closed = trio.Event()
+        self.on_close: Callable[[], Awaitable[None]] | None = None  # set by the swarm
+        self.rtt = 0.0  # seconds; of the last ping, 0.0 before the first
+        self.opened_at = trio.current_time()
+        self.last_received = self.opened_at
+        self.end_reason = ""
+        self.unread = 0
+        self.queued = 0
+        self.drained = ParkingLot()
+        self._session: Session = conn  # type: ignore[assignment]  # made by our NoiseTransport
+        self._dialled = conn.is_initiator
+        self._next_id = 1 if self._dialled else 2
+        self._streams: dict[int, Stream] = {}
+        self._inbound = 0
+        self._backlog: deque[Stream] = deque()
+        self._acceptor = ParkingLot()
+        self._queue: list[bytes] = []
+        self._queue_filled = ParkingLot()
+        self._flushed = ParkingLot()
+        self._ping_value = 0
+        self._ping_sent = 0.0
+        self._scope = trio.CancelScope()
+        self._running = False
+
+    # --- libp2p's interface
+
+    @property
+    def is_initiator(self) -> bool:
+        return self._dialled
+
+    @property
+    def is_established(self) -> bool:
+        return self.event_started.is_set() and not self.is_closed
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self.end_reason)
+
+    async def open_stream(self) -> Stream:
+        """Raises MuxedConnUnavailable when the connection is over, MuxedStreamError at the limit of open streams."""
+        await trio.lowlevel.checkpoint()
+        if self.is_closed:
+            raise MuxedConnUnavailable(self.end_reason)
+        if len(self._streams) - self._inbound >= MAX_STREAMS:
+            raise MuxedStreamError(f"{MAX_STREAMS} streams are open to this peer")
+        if self._next_id > _MAX_ID:
+            self._end("stream ids used up")
+            raise MuxedConnUnavailable(self.end_reason)
+        stream = self._streams[self._next_id] = Stream(self, self._next_id)
+        self._next_id += 2
+        self.send_frame(WINDOW_UPDATE, SYN, stream.stream_id, 0)
+        return stream
+
+    async def accept_stream(self) -> Stream:
+        """The next inbound stream. Raises MuxedConnUnavailable when the connection is over."""
+        while not self._backlog:
+            if self.is_closed:
+                raise MuxedConnUnavailable(self.end_reason)
+            await self._acceptor.park()
+        return self._backlog.popleft()
+
+    async def start(self) -> None:
+        """Run the connection until it ends; the reason is then in `end_reason`."""
+        self._running = True
+        try:
+            with self._scope:
+                if not self.is_closed:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._write)
+                        nursery.start_soon(self._keep_alive)
+                        self.event_started.set()
+                        await self._read()
+        except* UntrustedDataError as group:
+            self._end(str(group.exceptions[0]))
+            await self._say_go_away(GO_AWAY_PROTOCOL_ERROR)
+        except* (IOException, RawConnError, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as group:
+            self._end(str(group.exceptions[0]) or repr(group.exceptions[0]))
+        finally:
+            self._end("the connection was stopped")
+            self.event_started.set()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+                await self._close_session()
+                self.event_closed.set()
+                if self.on_close is not None:
+                    await self.on_close()
+
+    async def close(self) -> None:
+        """Send what is queued (for up to `FLUSH`), say goodbye and end the connection."""
+        if not self.is_closed:
+            self.send_frame(GO_AWAY, 0, 0, GO_AWAY_NORMAL)
+            with trio.move_on_after(FLUSH) as scope:
+                scope.shield = True
+                await self._flushed.park()
+            self._end("closed here")
+        if self._running:
+            if not self.event_closed.is_set():
+                await self._close_session()
+        else:
+            await self._close_session()
+            self.event_closed.set()
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        return self._session.get_remote_address()
+
+    def get_transport_addresses(self) -> list[Multiaddr]:
+        return self._session.get_transport_addresses()
+
+    def get_connection_type(self) -> ConnectionType:
+        return self._session.get_connection_type()
+
+    @property
+    def stream_count(self) -> int:
+        return len(self._streams)
+
+    # --- called by streams
+
+    def send_frame(self, kind: int, flags: int, stream_id: int, length: int, data: bytes = b"") -> None:
+        """Queue one frame for the writer."""
+        if self.is_closed:
+            return
+        self._queue.append(HEADER.pack(0, kind, flags, stream_id, length))
+        self.queued += 12 + len(data)
+        if data:
+            self._queue.append(data)
+        elif self.queued > QUEUE_LIMIT:
+            self._end("the peer does not read what we must send it")
+            return
+        self._queue_filled.unpark()
+
+    def forget(self, stream: Stream) -> None:
+        if self._streams.pop(stream.stream_id, None) is not None:
+            self.unread -= stream.forgotten()
+            if not self._is_ours(stream.stream_id):
+                self._inbound -= 1
+
+    # --- the tasks
+
+    async def _write(self) -> None:
+        while True:
+            if not self._queue:
+                await self._queue_filled.park()
+                continue
+            frames, self._queue, self.queued = self._queue, [], 0
+            self.drained.unpark_all()
+            await self._session.write(b"".join(frames))
+            if not self._queue:
+                self._flushed.unpark_all()
+
+    async def _read(self) -> None:
+        buffer = bytearray()
+        receive = self._session.receive
+        while True:
+            buffer += await receive()
+            self.last_received = trio.current_time()
+            for frame in parse_frames_untrusted(buffer):
+                self._handle(frame)
+            self._check_partial(buffer)
+            if self.unread > MAX_UNREAD:
+                raise UntrustedDataError("yamux: more unread data than this connection may hold")
+
+    def _check_partial(self, buffer: bytearray) -> None:
+        """A frame that is not here in full yet must not be longer than the peer's window."""
+        if len(buffer) > 12:
+            _, kind, _, stream_id, length = HEADER.unpack_from(buffer)
+            stream = self._streams.get(stream_id)
+            if kind == DATA and length > (stream.grant if stream is not None else MAX_PARTIAL):
+                raise UntrustedDataError("yamux: a frame beyond the window")
+
+    async def _keep_alive(self) -> None:
+        while True:
+            sent = trio.current_time()
+            self._ping_value = (self._ping_value + 1) & _MAX_ID
+            self._ping_sent = sent
+            self.send_frame(PING, SYN, 0, self._ping_value)
+            await trio.sleep(PING_TIMEOUT)
+            if self.last_received < sent:
+                raise IOException(f"no sign of life for {PING_TIMEOUT:.0f} seconds")
+            await trio.sleep(PING_INTERVAL - PING_TIMEOUT)
+            self._reset_lingering()
+
+    def _reset_lingering(self) -> None:
+        limit = trio.current_time() - LINGER
+        for stream in list(self._streams.values()):
+            if stream.released_at is not None and stream.released_at < limit:
+                stream.abort("the peer did not close the stream")
+
+    # --- what came
+
+    def _is_ours(self, stream_id: int) -> bool:
+        return stream_id % 2 == self._next_id % 2
+
+    def _handle(self, frame: Frame) -> None:
+        kind, flags, stream_id, length, data = frame
+        if kind == PING:
+            if flags & SYN:
+                self.send_frame(PING, ACK, 0, length)
+            elif flags & ACK and length == self._ping_value:
+                self.rtt = trio.current_time() - self._ping_sent
+            return
+        if kind == GO_AWAY:
+            raise IOException(
+                "the peer closed the connection" + ("" if length == GO_AWAY_NORMAL else f" (code {length})")
+            )
+        stream = self._streams.get(stream_id)
+        if flags & SYN:
+            if stream is not None or self._is_ours(stream_id):
+                raise UntrustedDataError("yamux: a stream opened with an id it must not have")
+            stream = self._accept(stream_id)
+        if stream is None:
+            return  # of a stream that ended here while this was on its way
+        if kind == DATA:
+            if length:
+                stream.deliver(data)
+        elif length:
+            stream.widen(length)
+        if flags & RST:
+            stream.broke("the peer reset the stream")
+        elif flags & FIN:
+            stream.end_of_data()
+
+    def _accept(self, stream_id: int) -> Stream | None:
+        if self._inbound >= MAX_STREAMS or len(self._backlog) >= BACKLOG:
+            self.send_frame(WINDOW_UPDATE, RST, stream_id, 0)
+            return None
+        stream = self._streams[stream_id] = Stream(self, stream_id)
+        self._inbound += 1
+        self.send_frame(WINDOW_UPDATE, ACK, stream_id, 0)
+        self._backlog.append(stream)
+        self._acceptor.unpark()
+        return stream
+
+    # --- the end
+
+    def _end(self, reason: str) -> None:
+        """The connection is over (the first reason counts): all that wait on it wake up."""
+        if self.end_reason:
+            return
+        self.end_reason = reason
+        log.debug("connection to %s ended: %s", self.peer_id, reason)
+        for stream in list(self._streams.values()):
+            stream.broke(reason)
+        self._backlog.clear()
+        self._queue.clear()
+        self.drained.unpark_all()
+        self._flushed.unpark_all()
+        self._acceptor.unpark_all()
+        self._scope.cancel()
+
+    async def _say_go_away(self, code: int) -> None:
+        # Best effort, in bounded time: the writer may be stuck in the middle of a frame, then nothing can be said.
+        with trio.move_on_after(0.2) as scope:
+            scope.shield = True
+            try:
+                await self._session.write(HEADER.pack(0, GO_AWAY, 0, 0, code))
+            except (IOException, RawConnError, OSError, trio.BusyResourceError, trio.ClosedResourceError):
+                return
+
+    async def _close_session(self) -> None:
+        try:
+            await self._session.close()
+        except (IOException, RawConnError, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            log.debug("closing the connection to %s: %r", self.peer_id, exc)
