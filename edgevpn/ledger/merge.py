@@ -2,12 +2,13 @@
 
 An entry for an owned bucket (policy.py) must carry a good signature, and then
 
-| in the ledger | a value is taken if it is of the owner it names, and | a tombstone is taken if |
+| in the ledger | a value is taken if its signer is the owner it names, and | a tombstone is taken if |
 |---|---|---|
 | nothing | always | never |
-| a tombstone | its version is higher, whoever wrote the tombstone | by that tombstone's author (or it expired), and higher |
-| a value of the same owner | (version, owner, signature) is higher | its version is higher |
-| a value of another owner | that one's lease expired, and as above | that one's lease expired, and its version is higher |
+| a tombstone | its version is higher, whoever wrote the tombstone | it has the same author, and is higher |
+| a value | it has the same owner, and (version, owner, signature) is higher | it has the same owner, and is higher |
+
+where for "the same" it is enough that the lease of what is there has expired.
 
 In open buckets the higher version wins, signed or not. Leases are judged by the ledger before the merge. An entry that
 we have already, byte for byte, is skipped before anything else: signatures are what costs.
@@ -16,7 +17,7 @@ Under `observe` what breaks a rule is stored all the same; under `off` there are
 index replaces ours, or at the same index the one with the higher hash (as text, not verified).
 
 These are Go's rules. Ours beyond them, and optional: a version may not lie further ahead than `max_ahead` of our clock,
-since a version of 2^64 - 1 would lock its key for ever.
+since a version of 2^64 - 1 would lock its key for ever; and a ledger of `max_entries` takes no new keys.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Final
 
 from edgevpn.ledger.leases import Leases
 from edgevpn.ledger.policy import DEFAULT_TTL, Mode, Policy, owner_of, policy_of
-from edgevpn.proto.block import Block, Bucket, Storage, to_ns
+from edgevpn.proto.block import NULL_BUCKET, Block, Bucket, Storage, count_entries, to_ns
 from edgevpn.proto.entry import Entry, same_entry, verify_entry
 
 MAX_AHEAD: Final = 86_400.0  # seconds
@@ -42,6 +43,7 @@ FOREIGN_LIVE: Final = "overwrite of a live entry owned by another peer"
 ROLLBACK: Final = "rollback to an older version"
 LOST_TIE: Final = "lost deterministic tie-break"
 TOO_FAR_AHEAD: Final = "version too far ahead of our clock"
+FULL: Final = "the ledger is full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ class Violation:
 class MergeResult:
     """What a block did. Storages are never changed in place: without `changed`, `storage` is the one given.
 
-    `received` counts the block's entries, `identical` those we had; where they are equal the block told nothing new.
+    `received` counts the block's entries, `identical` those we had, `older` those of which we keep a newer version: its
+    sender has yet to hear of ours.
     """
 
     storage: Storage
@@ -76,6 +79,7 @@ class MergeResult:
     violations: tuple[Violation, ...]
     received: int
     identical: int
+    older: int
 
 
 def merge_storage(
@@ -86,6 +90,7 @@ def merge_storage(
     now: float,
     ttl: float = DEFAULT_TTL,
     max_ahead: float | None = None,
+    max_entries: int | None = None,
 ) -> MergeResult:
     """Merge entries under `enforce` or `observe`. `now`: unix seconds; `ttl`, `max_ahead`: seconds (None: no bound)."""
     if mode is Mode.OFF:
@@ -94,7 +99,8 @@ def merge_storage(
     highest = None if max_ahead is None else to_ns(now + max_ahead)
     changed: dict[Place, Entry] = {}
     violations: list[Violation] = []
-    received = identical = 0
+    received = identical = older = 0
+    room = None if max_entries is None else max_entries - count_entries(local)
     for bucket, entries in incoming.items():
         policy = policy_of(bucket)
         ours: Bucket = local.get(bucket, {})
@@ -104,6 +110,12 @@ def merge_storage(
             if existing is not None and same_entry(existing, entry):
                 identical += 1
                 continue
+            place = Place(bucket, key)
+            if existing is None and room is not None and room <= 0:
+                violations.append(Violation(place, entry, FULL))  # a bound on memory, so under observe too
+                continue
+            if existing is not None and entry.version < existing.version:
+                older += 1
             if highest is not None and entry.version > highest:
                 reason: str | None = TOO_FAR_AHEAD
             elif policy.owned:
@@ -111,13 +123,15 @@ def merge_storage(
             elif existing is None or entry.version > existing.version:
                 reason = None
             else:
-                continue  # an older entry of an open bucket is nobody's fault
+                continue  # an older entry of an open bucket breaks no rule
             if reason is not None:
-                violations.append(Violation(Place(bucket, key), entry, reason))
+                violations.append(Violation(place, entry, reason))
             if reason is None or mode is Mode.OBSERVE:
-                changed[Place(bucket, key)] = entry
+                changed[place] = entry
+                if existing is None and room is not None:
+                    room -= 1
     storage = with_entries(local, changed, empty=incoming) if changed else local
-    return MergeResult(storage, changed, tuple(violations), received, identical)
+    return MergeResult(storage, changed, tuple(violations), received, identical, older)
 
 
 def why_refused(
@@ -154,7 +168,7 @@ def _rank(entry: Entry) -> tuple[str, bytes]:
 
 def with_entries(storage: Storage, entries: Mapping[Place, Entry], empty: Storage | None = None) -> Storage:
     """A storage with the entries put in. Also the buckets of `empty` that have entries will be there, as in Go."""
-    buckets: dict[str, Bucket] = dict(storage)
+    buckets: dict[str, Bucket] = {name: {} if bucket is NULL_BUCKET else bucket for name, bucket in storage.items()}
     fresh: dict[str, dict[str, Entry]] = {}
     for place, entry in entries.items():
         bucket = fresh.get(place.bucket)

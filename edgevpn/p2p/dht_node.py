@@ -238,7 +238,7 @@ def usable_untrusted(addrs: Sequence[Multiaddr]) -> list[Multiaddr]:
     usable = []
     for addr in addrs[: 2 * MAX_ADDRS]:
         with suppress(Exception):  # the library raises whatever its parsers raise
-            if len(addr.to_bytes()) <= MAX_ADDR and Multiaddr(str(addr)) == addr:
+            if 0 < len(addr.to_bytes()) <= MAX_ADDR and Multiaddr(str(addr)) == addr:
                 usable.append(addr)
     return usable[:MAX_ADDRS]
 

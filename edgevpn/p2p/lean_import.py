@@ -81,7 +81,10 @@ class _Deferred:
         self._module, self._name = module, name
 
     def _real(self) -> Any:
-        return getattr(_FINDER.load_for_real(self._module), self._name)
+        module = _FINDER.load_for_real(self._module)
+        if not hasattr(module, self._name):  # a submodule that nobody imported yet
+            importlib.import_module(f"{self._module}.{self._name}")
+        return getattr(module, self._name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._real()(*args, **kwargs)

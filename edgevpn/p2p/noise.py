@@ -22,6 +22,7 @@ from libp2p.crypto.x25519 import create_new_key_pair as new_x25519_key_pair
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
 from libp2p.security.exceptions import HandshakeFailure
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.security.noise.io import NoiseTransportReadWriter
 from libp2p.security.noise.transport import Transport
 from libp2p.security.secure_session import SecureSession
@@ -161,6 +162,8 @@ class NoiseTransport(Transport):
     async def secure_outbound(self, conn: IRawConnection, peer_id: ID) -> ISecureConn:
         try:
             return self._session(await super().secure_outbound(conn, peer_id), conn)
+        except PeerIDMismatchesPubkey as exc:
+            raise HandshakeFailure("another peer answered") from exc
         except Exception as exc:  # the handshake parses remote bytes with several libraries
             raise HandshakeFailure(f"noise handshake failed: {exc!r}") from exc
 

@@ -46,7 +46,7 @@ _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel, 
 def parse_multiaddrs_untrusted(texts: Sequence[str]) -> list[Multiaddr]:
     """The first 16 addresses that parse; the others are left out."""
     addrs = []
-    for text in texts[:_MAX_ADDRS]:
+    for text in filter(None, texts[:_MAX_ADDRS]):
         with suppress(Exception):  # the library raises whatever its parsers raise
             addrs.append(Multiaddr(text))
     return addrs
@@ -54,7 +54,9 @@ def parse_multiaddrs_untrusted(texts: Sequence[str]) -> list[Multiaddr]:
 
 def is_peer_id(data: bytes) -> bool:
     """Whether it is a multihash as peer ids are: of a key that is in it (0x00), or a SHA-256 of one (0x12 0x20)."""
-    return data[:2] == b"\x12\x20" and len(data) == 34 or 2 < len(data) <= 66 and data[:2] == bytes([0, len(data) - 2])
+    if len(data) == 34 and data[:2] == b"\x12\x20":
+        return True
+    return 2 < len(data) <= 66 and data[:2] == bytes([0, len(data) - 2])
 
 
 class _MuxedConn:

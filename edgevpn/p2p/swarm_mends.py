@@ -175,6 +175,8 @@ class MendedSwarm(Swarm):
         config = ConnectionConfig(
             max_connections=max_connections,
             min_connections=0,
+            low_watermark=0,
+            high_watermark=max_connections,
             max_connections_per_peer=MAX_PER_PEER,
             inbound_upgrade_timeout=UPGRADE_TIMEOUT,
             outbound_upgrade_timeout=UPGRADE_TIMEOUT,

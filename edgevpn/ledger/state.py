@@ -1,0 +1,263 @@
+"""The ledger of one node: what it holds, how it writes, what it keeps on disk.
+
+Storages are never changed in place, so whoever took `storage` or `block` keeps a consistent view. Under `enforce` a
+write that our own rules would refuse from others is refused here: peers would drop it, and we would differ for ever.
+A write's version is max(previous + 1, now in ns), so a node that lost its state still outdoes what others kept of it.
+
+The block's hash costs a pass over all entries and is needed only to publish: it is made when `block` is asked for.
+A snapshot on disk is
+
+    "edgevpn ledger 1\n" | u64be length | SHA-256 of the JSON | JSON of the block
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from edgevpn.errors import EdgevpnError, UntrustedDataError
+from edgevpn.ledger import merge as rules
+from edgevpn.ledger import reap as cleaning
+from edgevpn.ledger.leases import Leases
+from edgevpn.ledger.merge import MergeResult, Place
+from edgevpn.ledger.policy import DEFAULT_TTL, Mode, policy_of
+from edgevpn.ledger.reap import ReapResult
+from edgevpn.proto.block import (
+    MAX_BLOCK_SIZE,
+    MAX_ENTRIES,
+    MAX_NAME,
+    MAX_VALUE,
+    Block,
+    Storage,
+    checksum,
+    count_entries,
+    first_block,
+    read_block_untrusted,
+    timestamp_text,
+    write_block,
+)
+from edgevpn.proto.entry import MAX_VERSION, Entry, same_entry, sign_entry
+from edgevpn.proto.peer_key import PrivateKey
+
+_MAGIC: Final = b"edgevpn ledger 1\n"
+_FAMILY: Final = b"edgevpn ledger "
+_HEAD: Final = struct.Struct(">Q32s")
+
+
+class WriteRefusedError(EdgevpnError):
+    """An entry can't be written: it is another node's, or too large."""
+
+
+class LedgerState:
+    """The present storage, and the operations on it. Times are unix seconds, durations seconds."""
+
+    def __init__(
+        self,
+        signer: PrivateKey,
+        now: float,
+        *,
+        mode: Mode = Mode.ENFORCE,
+        ttl: float = DEFAULT_TTL,
+        max_ahead: float | None = rules.MAX_AHEAD,
+        max_entries: int = MAX_ENTRIES,
+        block: Block | None = None,
+    ) -> None:
+        """`block`: a kept one to begin with. Under `off` the signer is not used."""
+        self.signer: Final = signer
+        self.mode: Final = mode
+        self.ttl: Final = ttl
+        self._max_ahead = max_ahead
+        self._max_entries = max_entries
+        self._block = block or first_block(now)
+        self._index = self._block.index
+        self._storage = self._block.storage
+        self._changed_at = now
+
+    @property
+    def storage(self) -> Storage:
+        """All entries, tombstones too. Not to be changed."""
+        return self._storage
+
+    @property
+    def index(self) -> int:
+        """The number of the present block; it grows with each change."""
+        return self._index
+
+    @property
+    def block(self) -> Block:
+        """The present storage as a block with its hash."""
+        if self._index != self._block.index or self._storage is not self._block.storage:
+            timestamp = timestamp_text(self._changed_at)
+            block = Block(self._index, timestamp, self._storage, "", self._block.hash)
+            self._block = replace(block, hash=checksum(block))
+        return self._block
+
+    def get(self, bucket: str, key: str) -> Entry | None:
+        """The entry there, a tombstone too."""
+        return self._storage.get(bucket, {}).get(key)
+
+    def entries(self, bucket: str) -> dict[str, Entry]:
+        """The entries of a bucket by key, without tombstones."""
+        return {key: entry for key, entry in self._storage.get(bucket, {}).items() if not entry.deleted}
+
+    def leases(self, now: float) -> Leases:
+        """Who is live, and what has expired."""
+        return Leases(self._storage, now, self.ttl)
+
+    def _install(self, storage: Storage, now: float) -> None:
+        self._storage = storage
+        self._index += 1
+        self._changed_at = now
+
+    def announce(self, bucket: str, key: str, value: str, now: float, *, force: bool = False) -> Entry | None:
+        """Write a value (JSON text). None when it stands there already as ours, unless `force` asks to sign it anew.
+
+        Raises WriteRefusedError.
+        """
+        if len(bucket) > MAX_NAME or len(key) > MAX_NAME or len(value) > MAX_VALUE:
+            raise WriteRefusedError(f"{bucket[:40]}/{key[:40]} is too large for the ledger: shorten it")
+        existing = self.get(bucket, key)
+        if existing is None and count_entries(self._storage) >= self._max_entries:
+            raise WriteRefusedError(f"the ledger is full ({self._max_entries} entries): delete some")
+        if self.mode is Mode.OFF:
+            entry = Entry(value)
+            if existing == entry and not force:
+                return None
+        else:
+            if existing is not None and self._is_ours(existing) and existing.value == value and not force:
+                return None
+            entry = self._signed(Place(bucket, key), value, existing, now)
+        self._install(rules.with_entries(self._storage, {Place(bucket, key): entry}), now)
+        return entry
+
+    def _is_ours(self, entry: Entry) -> bool:
+        return entry.owner == self.signer.peer_id and not entry.deleted and entry.sig is not None
+
+    def _signed(self, place: Place, value: str, existing: Entry | None, now: float, *, deleted: bool = False) -> Entry:
+        previous = 0 if existing is None else existing.version
+        if previous >= MAX_VERSION:
+            raise WriteRefusedError(f"{place.bucket}/{place.key} has the last version there is: use another name")
+        version = cleaning.version_after(previous, now)
+        try:
+            entry = sign_entry(self.signer, place.bucket, place.key, value, version, int(now // 1), deleted=deleted)
+        except ValueError:
+            raise WriteRefusedError(f"a value for {ascii(place.key)} can't be written: is it Unicode?") from None
+        policy = policy_of(place.bucket)
+        if self.mode is Mode.ENFORCE and policy.owned:
+            reason = rules.why_not_writable(place.key, entry, existing, policy, self.leases(now))
+            if reason is not None:
+                owner = existing.owner if existing else "another node"
+                raise WriteRefusedError(f"{place.bucket}/{place.key} is not ours to write ({owner}): {reason}")
+        return entry
+
+    def delete(self, bucket: str, key: str, now: float) -> Entry | None:
+        """Put a tombstone (under `off`: take the entry away) and return it; None if there was nothing to delete.
+
+        Raises WriteRefusedError.
+        """
+        existing = self.get(bucket, key)
+        if existing is None or existing.deleted:
+            return None
+        place = Place(bucket, key)
+        if self.mode is Mode.OFF:
+            rest = {name: entry for name, entry in self._storage[bucket].items() if name != key}
+            self._install({**self._storage, bucket: rest}, now)
+            return Entry("", deleted=True)
+        entry = self._signed(place, "", existing, now, deleted=True)
+        self._install(rules.with_entries(self._storage, {place: entry}), now)
+        return entry
+
+    def drop_bucket(self, bucket: str, now: float) -> None:
+        """Under `off`: take a whole bucket away, as the leader does with the heartbeats."""
+        if self.mode is not Mode.OFF:
+            raise ValueError("with ownership entries are deleted one by one")
+        if bucket in self._storage:
+            self._install({name: content for name, content in self._storage.items() if name != bucket}, now)
+
+    def merge(self, incoming: Block, now: float) -> MergeResult:
+        """Take in a block from a peer."""
+        if self.mode is Mode.OFF:
+            return self._adopt(incoming, now)
+        result = rules.merge_storage(
+            self._storage,
+            incoming.storage,
+            mode=self.mode,
+            now=now,
+            ttl=self.ttl,
+            max_ahead=self._max_ahead,
+            max_entries=self._max_entries,
+        )
+        if result.changed:
+            self._install(result.storage, now)
+        return result
+
+    def _adopt(self, incoming: Block, now: float) -> MergeResult:
+        changed: dict[Place, Entry] = {}
+        identical = 0
+        for bucket, entries in incoming.storage.items():
+            for key, entry in entries.items():
+                existing = self.get(bucket, key)
+                if existing is not None and same_entry(existing, entry):
+                    identical += 1
+                else:
+                    changed[Place(bucket, key)] = entry
+        received = identical + len(changed)
+        if not rules.adopts(self.block, incoming):
+            behind = int(incoming.index < self._index)
+            return MergeResult(self._storage, {}, (), received, identical, behind)
+        self._block, self._index, self._storage, self._changed_at = incoming, incoming.index, incoming.storage, now
+        return MergeResult(incoming.storage, changed, (), received, identical, 0)
+
+    def reap(self, now: float, tombstone_ttl: float = cleaning.TOMBSTONE_TTL) -> ReapResult:
+        """The leader's clean-up; under `off` there is none."""
+        if self.mode is Mode.OFF:
+            return ReapResult(self._storage, {}, ())
+        result = cleaning.reap(self._storage, self.signer, now, self.ttl, tombstone_ttl)
+        if result.storage is not self._storage:
+            self._install(result.storage, now)
+        return result
+
+    def partial_block(self, entries: Mapping[Place, Entry], now: float) -> Block:
+        """A block of some entries, to tell only those: it merges like a whole one.
+
+        Its index is 0, so that a node without ownership, to which blocks are all or nothing, passes it by.
+        """
+        return Block(0, timestamp_text(now), rules.with_entries({}, entries), "", "")
+
+
+def write_snapshot(block: Block) -> bytes:
+    """A file's content that read_snapshot_untrusted takes."""
+    content = write_block(block)
+    return _MAGIC + _HEAD.pack(len(content), hashlib.sha256(content).digest()) + content
+
+
+def read_snapshot_untrusted(data: bytes, *, max_size: int = MAX_BLOCK_SIZE, max_entries: int = MAX_ENTRIES) -> Block:
+    """The block of a snapshot. Raises UntrustedDataError, whose text tells what is wrong with the file.
+
+    `max_size`: bytes of the block's JSON; read one byte more than the head and that, and no more.
+    """
+    if not data:
+        raise UntrustedDataError("the ledger's snapshot is empty")
+    if not data.startswith(_MAGIC):
+        if _MAGIC.startswith(data):
+            raise UntrustedDataError("the ledger's snapshot is cut short")
+        if data.startswith(_FAMILY):
+            raise UntrustedDataError("the ledger's snapshot is of another version of the format")
+        raise UntrustedDataError("the file is not a ledger's snapshot")
+    start = len(_MAGIC) + _HEAD.size
+    if len(data) < start:
+        raise UntrustedDataError("the ledger's snapshot is cut short")
+    size, digest = _HEAD.unpack_from(data, len(_MAGIC))
+    if size > max_size:
+        raise UntrustedDataError(f"the ledger's snapshot is larger than {max_size} bytes")
+    content = data[start:]
+    if len(content) < size:
+        raise UntrustedDataError("the ledger's snapshot is cut short")
+    if len(content) > size:
+        raise UntrustedDataError("the ledger's snapshot has something behind its end")
+    if hashlib.sha256(content).digest() != digest:
+        raise UntrustedDataError("the ledger's snapshot is damaged: its checksum is wrong")
+    return read_block_untrusted(content, max_size=max_size, max_entries=max_entries)
