@@ -1,0 +1,274 @@
+"""A lab: N network namespaces on a bridge, made for one run and taken down with it.
+
+    with Lab(3) as lab:
+        lab.node(1).run(["ping", "-c1", lab.node(2).address])
+
+Each node has one interface, eth0, with 10.99.0.K/24 and fd99::K/64, and a route for everything else, multicast too,
+that leads nowhere but to the others. With delay, loss or a rate the bridge is a userspace relay (relay.py) in its place.
+All names begin with `evlab` and the maker's process id, so labs can run beside each other and what a killed one left can
+be told (`sweep`). Programs started here are ended with their whole process group: asked first, killed after 3 seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import IO, Any
+
+_PREFIX = "evlab"
+_counter = itertools.count(1)
+_STOP_GRACE = 3.0
+
+
+class LabError(Exception):
+    """The lab can't be made, or a command in it failed; the text says what to do."""
+
+
+def why_not() -> str:
+    """Why no lab can be made here; empty when one can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if not Path("/dev/net/tun").exists():
+        return "there is no /dev/net/tun"
+    return ""
+
+
+@dataclass
+class Node:
+    """One namespace of a lab."""
+
+    netns: str
+    address: str
+    address6: str
+    _lab: Lab
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        return ["ip", "netns", "exec", self.netns, *words]
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        timeout: float = 30,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run to the end. Raises LabError when it fails (`check`) or takes too long."""
+        try:
+            done = subprocess.run(
+                self.command(words),
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                env=None if env is None else dict(env),
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise LabError(f"{words[0]} did not end within {timeout:g} s") from exc
+        if check and done.returncode:
+            raise LabError(f"{' '.join(words)} ended with {done.returncode}: {(done.stderr or done.stdout).strip()}")
+        return done
+
+    def popen(
+        self,
+        words: Sequence[str],
+        *,
+        log: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> subprocess.Popen[bytes]:
+        """Start in the background, output to `log`; ended with the lab."""
+        output: IO[bytes] | int = subprocess.DEVNULL if log is None else log.open("ab")
+        try:
+            process = subprocess.Popen(
+                self.command(words),
+                stdin=more.pop("stdin", subprocess.DEVNULL),
+                stdout=more.pop("stdout", output),
+                stderr=more.pop("stderr", output),
+                env=None if env is None else dict(env),
+                start_new_session=True,
+                **more,
+            )
+        finally:
+            if not isinstance(output, int):
+                output.close()
+        self.processes.append(process)
+        return process
+
+    def stop(self, process: subprocess.Popen[bytes], *, grace: float = _STOP_GRACE) -> int:
+        """End a process that `popen` started, and its group; its exit code."""
+        _stop([process], grace)
+        if process in self.processes:
+            self.processes.remove(process)
+        return process.returncode
+
+
+class Lab:
+    """N nodes on a bridge. Times in milliseconds, loss as a fraction of packets, rate in Mbit/s."""
+
+    def __init__(
+        self,
+        n: int = 2,
+        *,
+        delay_ms: float = 0.0,
+        loss: float = 0.0,
+        rate_mbit: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if not 1 <= n <= 200:
+            raise LabError("a lab has 1 to 200 nodes")
+        self._name = f"{_PREFIX}{os.getpid()}x{next(_counter)}"
+        self._delay_ms, self._loss, self._rate_mbit, self._seed = delay_ms, loss, rate_mbit, seed
+        self._bridge = f"{self._name}b"
+        self.nodes = [Node(f"{self._name}n{k}", f"10.99.0.{k}", f"fd99::{k:x}", self) for k in range(1, n + 1)]
+        self._relay: subprocess.Popen[bytes] | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def node(self, k: int) -> Node:
+        """The k-th node, from 1."""
+        return self.nodes[k - 1]
+
+    @property
+    def relayed(self) -> bool:
+        return bool(self._delay_ms or self._loss or self._rate_mbit)
+
+    def __enter__(self) -> Lab:
+        if reason := why_not():
+            raise LabError(f"can't make a lab: {reason}")
+        self._catch_signals()
+        try:
+            self._make()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _make(self) -> None:
+        _ip_batch([f"netns add {name}" for name in (self._bridge, *(node.netns for node in self.nodes))])
+        outside = []
+        for k, node in enumerate(self.nodes, 1):
+            outside.append(f"link add v{k} netns {self._bridge} type veth peer name eth0 netns {node.netns}")
+        _ip_batch(outside)
+        inside = ["link set lo up"]
+        if not self.relayed:
+            inside += ["link add br0 type bridge", "link set br0 up"]
+        for k in range(1, len(self.nodes) + 1):
+            inside.append(f"link set v{k} {'' if self.relayed else 'master br0 '}up")
+        _ip_batch(inside, self._bridge)
+        for node in self.nodes:
+            _ip_batch(
+                [
+                    "link set lo up",
+                    f"addr add {node.address}/24 dev eth0",
+                    f"addr add {node.address6}/64 dev eth0 nodad",
+                    "link set eth0 up",
+                    "route add default dev eth0",
+                ],
+                node.netns,
+            )
+        if self.relayed:
+            self._start_relay()
+
+    def _start_relay(self) -> None:
+        for node in self.nodes:  # real packets on the wire: no offload through a relay
+            node.run(["ethtool", "-K", "eth0", "tso", "off", "gso", "off", "gro", "off", "tx", "off"], check=False)
+        words = [sys.executable, str(Path(__file__).with_name("relay.py")), "--ports", str(len(self.nodes))]
+        words += ["--delay-ms", str(self._delay_ms), "--loss", str(self._loss), "--seed", str(self._seed or 0)]
+        if self._rate_mbit:
+            words += ["--rate-mbit", str(self._rate_mbit)]
+        self._relay = subprocess.Popen(
+            ["ip", "netns", "exec", self._bridge, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        if self._relay.stdout is None or self._relay.stdout.readline().strip() != b"ready":
+            raise LabError("the lab's relay did not start")
+
+    def close(self) -> None:
+        """End everything that was started, remove everything that was made."""
+        _stop([process for node in self.nodes for process in node.processes], _STOP_GRACE)
+        if self._relay is not None:
+            _stop([self._relay], 0.2)
+            if self._relay.stdout is not None:
+                self._relay.stdout.close()
+            self._relay = None
+        present = set(_namespaces())
+        for name in (*(node.netns for node in self.nodes), self._bridge):
+            if name in present:
+                subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        self._give_signals_back()
+
+    # --- signals: a lab goes away with the program that made it
+
+    def _catch_signals(self) -> None:
+        def leave(number: int, _frame: FrameType | None) -> None:
+            raise SystemExit(128 + number)
+
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            with contextlib.suppress(ValueError):  # not the main thread: its maker's business
+                self._handlers[number] = signal.signal(number, leave)
+
+    def _give_signals_back(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    @staticmethod
+    def sweep() -> list[str]:
+        """Remove namespaces of labs whose maker is gone; their names."""
+        removed = []
+        for name in _namespaces():
+            match = re.match(rf"{_PREFIX}(\d+)x", name)
+            if match and not Path(f"/proc/{match[1]}").exists():
+                subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+                removed.append(name)
+        return removed
+
+
+def _namespaces() -> list[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
+    return [line.split()[0] for line in listed.splitlines() if line.strip()]
+
+
+def _ip_batch(lines: Sequence[str], netns: str | None = None) -> None:
+    """Several ip commands in one process. Raises LabError."""
+    where = ["-n", netns] if netns else []
+    done = subprocess.run(
+        ["ip", *where, "-batch", "-"], input="\n".join(lines), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise LabError(f"ip failed: {done.stderr.strip()}")
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
+    """SIGTERM to each process group, SIGKILL after `grace` seconds; all are reaped."""
+    for process in processes:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
