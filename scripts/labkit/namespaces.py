@@ -4,9 +4,9 @@
         lab.node(1).run(["ping", "-c1", lab.node(2).address])
 
 Each node has one interface, eth0, with 10.99.0.K/24 and fd99::K/64, and a route for everything else, multicast too,
-that leads nowhere but to the others. With delay, loss or a rate the bridge is a userspace relay (relay.py) in its place.
-All names begin with `evlab` and the maker's process id, so labs can run beside each other and what a killed one left can
-be told (`sweep`). Programs started here are ended with their whole process group: asked first, killed after 3 seconds.
+that leads nowhere but to the others. With delay, loss or a rate a userspace relay (relay.py) takes the bridge's place.
+All names begin with `evlab` and the maker's process id, so labs can run beside each other and what a killed one left
+can be told (`sweep`). Programs started here are ended with their whole process group: asked first, killed after 3 seconds.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,9 @@ class Vpn:
 
     def wait_for_state(self, state: str = "up", timeout: float = 15) -> dict[str, Any]:
         found = wait_for(
-            lambda: (s := self.status()) and s["state"] == state and s, timeout, what=f"state {state} of {self.node.netns}"
+            lambda: (s := self.status()) and s["state"] == state and s,
+            timeout,
+            what=f"state {state} of {self.node.netns}",
         )
         assert isinstance(found, dict)  # noqa: S101 - what the lambda returns when it is true
         return found
@@ -98,14 +100,3 @@ class Vpn:
         """End it, and remove its files."""
         self.node.stop(self.process)
         shutil.rmtree(self.home, ignore_errors=True)
-
-
-def ready_together(vpns: Sequence[Vpn], timeout: float = 20) -> None:
-    """Wait until every node knows every other one's machine."""
-    want = len(vpns)
-    for vpn in vpns:
-        wait_for(
-            lambda vpn=vpn: len(json.loads(vpn.ask("ledger", "machines", "--json", check=False).stdout or "{}")) >= want,
-            timeout,
-            what=f"a ledger of {want} machines",
-        )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
+import signal
 import statistics
 import subprocess
 import time
@@ -42,9 +45,6 @@ class Pinging:
         self._process = node.popen([*words, target], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
     def finish(self) -> PingResult:
-        import os
-        import signal
-
         os.killpg(self._process.pid, signal.SIGINT)
         output = self._process.communicate(timeout=10)[0].decode()
         self._node.processes.remove(self._process)
@@ -55,17 +55,23 @@ def parse_ping(output: str, began: float) -> PingResult:
     answers = [(float(at), float(rtt)) for at, _, rtt in _REPLY.findall(output)]
     sent = re.search(r"(\d+) packets transmitted", output)
     times = [began, *(at for at, _ in answers)]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     return PingResult(
         int(sent[1]) if sent else len(answers), len(answers), [rtt for _, rtt in answers], max(gaps, default=0.0)
     )
 
 
 def ping(
-    node: Node, target: str, count: int = 5, interval: float = 0.2, interface: str | None = None
+    node: Node,
+    target: str,
+    count: int = 5,
+    interval: float = 0.2,
+    interface: str | None = None,
+    *,
+    wait: float = 2.0,
 ) -> PingResult:
-    """Ping `count` times."""
-    words = ["ping", "-n", "-D", "-c", str(count), "-i", f"{interval:g}", "-W", "2"]
+    """Ping `count` times; `wait`: seconds for the last answer."""
+    words = ["ping", "-n", "-D", "-c", str(count), "-i", f"{interval:g}", "-W", f"{wait:g}"]
     words += ["-I", interface] if interface else []
     began = time.time()
     done = node.run([*words, target], timeout=count * interval + 10, check=False)
@@ -103,3 +109,12 @@ def wait_for(predicate: Callable[[], T], timeout: float, interval: float = 0.05,
         if time.monotonic() > deadline:
             raise LabError(f"{what} did not happen within {timeout:g} s")
         time.sleep(interval)
+
+
+def first_answer(node: Node, target: str, interface: str, timeout: float) -> None:
+    """Wait until one ping is answered. Raises LabError."""
+
+    def answered() -> bool:
+        return ping(node, target, 1, 0.2, interface, wait=0.2).received > 0
+
+    wait_for(answered, timeout, interval=0.02, what=f"a ping from {node.netns} to {target}")
