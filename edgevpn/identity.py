@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from edgevpn.errors import SetupError, UntrustedDataError
-from edgevpn.draft.peer_key import PrivateKey
+from edgevpn.proto.peer_key import PrivateKey
 
 _FILE = "privkey"
 

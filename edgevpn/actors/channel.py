@@ -16,13 +16,13 @@ from pathlib import Path
 import trio
 
 from edgevpn.errors import UntrustedDataError, UsageError
+from edgevpn.fast_stream import FastStream
 from edgevpn.proto import messages
 from edgevpn.proto.messages import Frame, Hello
 
 _UCRED = struct.Struct("3i")
 _MAX_SOCKET_PATH = 107  # sun_path is 108 bytes with its NUL
 _READ_SIZE = 65536
-_SENDS_A_TURN = 8
 _MAX_DESCRIPTORS = 8
 _INT = array.array("i").itemsize
 
@@ -51,74 +51,8 @@ def socket_path(run_dir: Path, actor: str) -> Path:
     return path
 
 
-class Pipe(trio.abc.HalfCloseableStream):
-    """Plain bytes over the socket of a channel, those first that came together with its last frame.
-
-    Packets pass here, so each call makes one system call and one turn of the loop where trio's own stream makes two:
-    after a short read it waits before it reads again, and a write that the socket takes at once yields only now and
-    then.
-    """
-
-    def __init__(self, stream: trio.SocketStream, early: bytes) -> None:
-        self._stream = stream
-        self._socket = stream.socket
-        self._early = early
-        self._drained = True
-        self._sends = 0
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._early:
-            await trio.lowlevel.checkpoint()
-            early, self._early = self._early[:max_bytes], self._early[max_bytes:] if max_bytes else b""
-            return early
-        size = max_bytes or _READ_SIZE
-        if not self._drained:
-            await trio.lowlevel.checkpoint()
-        while True:
-            if self._drained:
-                await self._wait_readable()
-            try:
-                data = os.read(self._socket.fileno(), size)
-            except BlockingIOError:
-                self._drained = True
-                continue
-            except OSError as exc:
-                raise trio.BrokenResourceError(str(exc)) from exc
-            self._drained = len(data) < size
-            return data
-
-    async def _wait_readable(self) -> None:
-        if self._socket.fileno() < 0:
-            raise trio.ClosedResourceError
-        await trio.lowlevel.wait_readable(self._socket.fileno())
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self._socket.fileno() < 0:
-            raise trio.ClosedResourceError
-        view = memoryview(data)
-        try:
-            sent = os.write(self._socket.fileno(), view)
-        except BlockingIOError:
-            sent = 0
-        except OSError as exc:
-            raise trio.BrokenResourceError(str(exc)) from exc
-        if sent < len(view):
-            await self._stream.send_all(view[sent:])
-            return
-        self._sends += 1
-        if self._sends % _SENDS_A_TURN == 0:
-            await trio.lowlevel.checkpoint()
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+class Pipe(FastStream):
+    """Plain bytes over the socket of a channel, those first that came together with its last frame."""
 
 
 class Channel:

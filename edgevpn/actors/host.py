@@ -24,6 +24,7 @@ from edgevpn.actors.mailbox import OpenStream, RequestError
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.actors.topics import Feed
 from edgevpn.errors import EdgevpnError
+from edgevpn.fast_stream import FastStream
 from edgevpn.p2p.host import Host, HostStream, open_host
 from edgevpn.proto import messages, protocols
 from edgevpn.proto.ip import split_packets_untrusted
@@ -228,7 +229,7 @@ class HostActor:
             waiting.done.set()
 
 
-async def pump(pipe: trio.abc.HalfCloseableStream, stream: HostStream) -> None:
+async def pump(pipe: FastStream, stream: HostStream) -> None:
     """Bytes both ways between an actor and a peer, until both directions ended or either broke.
 
     An end of file in one direction closes just that direction. On `/edgevpn/0.1` each IP packet must be one yamux
@@ -252,8 +253,7 @@ async def pump(pipe: trio.abc.HalfCloseableStream, stream: HostStream) -> None:
 
         nursery.start_soon(outward)
         try:
-            while data := await stream.read(_PUMP):
-                await pipe.send_all(data)
+            await stream.relay_to(pipe)
             await pipe.send_eof()
         except (EdgevpnError, trio.BrokenResourceError, trio.ClosedResourceError):
             nursery.cancel_scope.cancel()

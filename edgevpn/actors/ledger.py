@@ -26,15 +26,13 @@ from edgevpn.actors.actor_entry import actor_entry
 from edgevpn.actors.client import ActorUnavailableError, RefusedError, apply
 from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
-from edgevpn.draft import block as blocks
-from edgevpn.draft.leader import leader_of, live_peers
-from edgevpn.draft.leases import Liveness
-from edgevpn.draft.peer_key import PrivateKey
-from edgevpn.draft.routes import routes_of
-from edgevpn.draft.state import LedgerState
-from edgevpn.draft.trickle import Trickle
-from edgevpn.draft.values import HEALTHCHECK, MACHINES, Machine, heartbeat
 from edgevpn.errors import SetupError, UntrustedDataError
+from edgevpn.ledger.leader import available_peers, leader_of
+from edgevpn.ledger.policy import Mode
+from edgevpn.ledger.routes import routing_table
+from edgevpn.ledger.state import LedgerState, WriteRefusedError, read_snapshot_untrusted, write_snapshot
+from edgevpn.ledger.trickle import Trickle
+from edgevpn.proto.block import Block, read_block_untrusted, write_block
 from edgevpn.proto.gossip_message import compress, decompress_untrusted
 from edgevpn.proto.messages import (
     Announce,
@@ -54,8 +52,9 @@ from edgevpn.proto.messages import (
     Sealed,
     Withdraw,
 )
+from edgevpn.proto.peer_key import PrivateKey
+from edgevpn.proto.values import HEALTHCHECK, MACHINES, Machine, write_heartbeat, write_value
 
-NS = 10**9
 FIRST_INTERVAL = 0.25  # Trickle's smallest interval
 REDUNDANCY = 2  # who heard so many say the same in an interval keeps quiet
 SAVE_DELAY = 0.3
@@ -89,10 +88,9 @@ class LedgerActor:
         self._config = config
         self._key = key
         self._chance = random.Random()  # noqa: S311
-        self.state = LedgerState(config.ownership, config.owner_ttl, key, time.time_ns())
-        self._trickle = Trickle(
-            FIRST_INTERVAL, config.ledger_sync_interval, REDUNDANCY, self._chance, trio.current_time()
-        )
+        self.state = LedgerState(key, time.time(), mode=Mode(config.ownership), ttl=config.owner_ttl)
+        longest = max(FIRST_INTERVAL, config.ledger_sync_interval)
+        self._trickle = Trickle(FIRST_INTERVAL, longest, REDUNDANCY, self._chance, trio.current_time())
         self._rearmed = trio.Event()
         self._speak_now = False
         self._changed = trio.Event()
@@ -106,37 +104,24 @@ class LedgerActor:
         shell.namespace |= {"ledger": self, "state": self.state}
         shell.gauges |= {
             "entries": lambda: sum(map(len, self.state.storage.values())),
-            "index": lambda: self.state.block.index,
+            "index": lambda: self.state.index,
         }
 
     # --- ours
 
     def announce_ours(self) -> None:
         """Our machines and heartbeat, where they are missing or another's."""
-        now_ns = time.time_ns()
         changed = False
         if self._config.vpn:
             for cidr in self._config.addresses:
-                address = cidr.partition("/")[0]
-                changed |= self._claim(address, now_ns)
+                changed |= self._claim(cidr.partition("/")[0])
         if self._key.peer_id not in self.state.entries(HEALTHCHECK):
-            changed |= self.state.announce(HEALTHCHECK, self._key.peer_id, heartbeat(now_ns / NS), now_ns)
+            changed |= self._write(HEALTHCHECK, self._key.peer_id, write_heartbeat(time.time()))
         if changed:
             self._note_change()
 
-    def _claim(self, address: str, now_ns: int) -> bool:
-        present = self.state.entries(MACHINES).get(address)
-        if present is not None and present.owner not in ("", self._key.peer_id):
-            liveness = Liveness(self.state.storage, self.state.ttl, now_ns / NS)
-            if self.state.mode == "enforce" and liveness.is_live(present.owner):
-                if address not in self._conflicts:
-                    self._conflicts.add(address)
-                    self._shell.log.error(
-                        f"{address} belongs to another live machine: packets to it go there; choose another --address",
-                        owner=present.owner,
-                    )
-                return False
-        self._conflicts.discard(address)
+    def _claim(self, address: str) -> bool:
+        """Announce that we have this address; while another live machine has it, say so once and leave it alone."""
         machine = Machine(
             peer_id=self._key.peer_id,
             hostname=platform.node(),
@@ -145,7 +130,22 @@ class LedgerActor:
             address=address,
             version=__version__,
         )
-        return self.state.announce(MACHINES, address, machine.to_json(), now_ns)
+        try:
+            written = self._write(MACHINES, address, write_value(machine))
+        except WriteRefusedError:
+            if address not in self._conflicts:
+                self._conflicts.add(address)
+                present = self.state.get(MACHINES, address)
+                self._shell.log.error(
+                    f"{address} belongs to another live machine: packets to it go there; choose another --address",
+                    owner=present.owner if present else "",
+                )
+            return False
+        self._conflicts.discard(address)
+        return written
+
+    def _write(self, bucket: str, key: str, value: str) -> bool:
+        return self.state.announce(bucket, key, value, time.time()) is not None
 
     async def keep_announced(self) -> None:
         while True:
@@ -156,15 +156,24 @@ class LedgerActor:
         """The heartbeat, jittered as in Go, and the leader's clean-up."""
         while True:
             await trio.sleep(self._config.heartbeat_interval * (0.5 + self._chance.random()))
-            now_ns = time.time_ns()
-            if self.state.announce(HEALTHCHECK, self._key.peer_id, heartbeat(now_ns / NS), now_ns):
+            if self._write(HEALTHCHECK, self._key.peer_id, write_heartbeat(time.time())):
                 self._note_change()
-            peers = live_peers(self.state.storage, self._config.max_heartbeat_age, now_ns / NS)
-            if time.time() - self._scrubbed >= self._config.scrub_interval:
-                self._scrubbed = time.time()
-                leads = leader_of(peers) == self._key.peer_id
-                if leads and self.state.reap(3 * self._config.max_heartbeat_age, now_ns):
-                    self._note_change()
+            now = time.time()
+            if now - self._scrubbed >= self._config.scrub_interval:
+                self._scrubbed = now
+                peers = available_peers(self.state.storage, now, self._config.max_heartbeat_age)
+                if leader_of(peers) == self._key.peer_id:
+                    self._reap(now)
+
+    def _reap(self, now: float) -> None:
+        """As the leader: tombstones over what has expired. Without ownership the heartbeats start anew."""
+        before = self.state.index
+        if self.state.mode is Mode.OFF:
+            self.state.drop_bucket(HEALTHCHECK, now)
+        else:
+            self.state.reap(now, 3 * self._config.max_heartbeat_age)
+        if self.state.index != before:
+            self._note_change()
 
     def _note_change(self) -> None:
         """Something of ours changed: tell at once, save soon, and show the routes."""
@@ -173,9 +182,8 @@ class LedgerActor:
         self._show()
 
     def _show(self) -> None:
-        self._routes.replace(
-            {address: Route(route.peer_id, route.hostname) for address, route in routes_of(self.state.storage).items()}
-        )
+        table = routing_table(self.state.storage, time.time(), self.state.ttl, self.state.mode)
+        self._routes.replace({address: Route(route.peer_id, route.hostname) for address, route in table.items()})
         self._changed.set()
 
     # --- hearing
@@ -188,7 +196,7 @@ class LedgerActor:
                     continue
                 try:
                     opened = await sealer.call(Open(event.body.data), Opened)
-                    block = blocks.read_untrusted(decompress_untrusted(opened.plaintext))
+                    block = read_block_untrusted(decompress_untrusted(opened.plaintext))
                 except RefusedError as exc:
                     self._shell.warn("messages_not_opened", peer=event.body.from_peer, reason=str(exc))
                 except UntrustedDataError as exc:
@@ -198,29 +206,27 @@ class LedgerActor:
                 else:
                     self._merge(block, event.body.from_peer)
 
-    def _merge(self, block: blocks.Block, peer: str) -> None:
-        merged = self.state.merge(block, time.time_ns())
+    def _merge(self, block: Block, peer: str) -> None:
+        merged = self.state.merge(block, time.time())
         self._shell.count("blocks_merged")
         for violation in merged.violations:
-            self._shell.warn(
-                "entries_refused", peer=peer, entry=f"{violation.bucket}/{violation.key}", reason=violation.reason
-            )
+            self._shell.warn("entries_refused", peer=peer, violation=str(violation))
         now = trio.current_time()
         if merged.changed:
             self._shell.count("entries_changed", len(merged.changed))
             self._show()
             self.announce_ours()  # somebody's tombstone or older state may have hit them
-            self._trickle.heard_inconsistent(now)
-        elif (merged.stale or self.state.lacks(block)) and self._is_news(peer, block):
-            self._trickle.heard_inconsistent(now)
+            self._trickle.on_inconsistent(now)
+        elif (merged.older or self.state.lacks(block)) and self._is_news(peer, block):
+            self._trickle.on_inconsistent(now)
         else:
-            self._trickle.heard_consistent()
+            self._trickle.on_consistent()
         self._rearmed.set()
 
-    def _is_news(self, peer: str, block: blocks.Block) -> bool:
+    def _is_news(self, peer: str, block: Block) -> bool:
         """Whether this peer's lack is new: who will not take an entry of ours is not told it again and again."""
-        ours = self.state.block.index.to_bytes(8, "big", signed=True)
-        mark = hashlib.sha256(blocks.write(blocks.Block(storage=block.storage)) + ours).digest()
+        ours = self.state.index.to_bytes(8, "big", signed=True)
+        mark = hashlib.sha256(write_block(Block(storage=block.storage)) + ours).digest()
         if self._heard.get(peer) == mark:
             return False
         if len(self._heard) >= _MAX_REMEMBERED:
@@ -237,7 +243,7 @@ class LedgerActor:
                 apply(items, update)
                 if any(before.get(peer) != member for peer, member in items.items()):
                     self._speak_now = True
-                    self._trickle.heard_inconsistent(trio.current_time())
+                    self._trickle.on_inconsistent(trio.current_time())
                     self._rearmed.set()
 
     # --- speaking
@@ -258,13 +264,13 @@ class LedgerActor:
 
     async def _publish(self) -> None:
         """The whole block, sealed. What can't be said now is said at the next turn: the newest state, not this one."""
-        plaintext = compress(blocks.write(self.state.block))
+        plaintext = compress(write_block(self.state.block))
         try:
             sealed = await self._shell.client("sealer").call(Seal(plaintext), Sealed)
             await self._shell.client("gossip").call(Publish(sealed.data), Published)
         except (ActorUnavailableError, RefusedError):
             self._shell.count("publishes_failed")
-            self._trickle.heard_inconsistent(trio.current_time())
+            self._trickle.on_inconsistent(trio.current_time())
             await trio.sleep(0.05)
         else:
             self._shell.count("blocks_published")
@@ -298,7 +304,7 @@ class LedgerActor:
             except OSError as exc:
                 raise SetupError(f"can't read the ledger {path}: {exc.strerror}") from exc
             try:
-                self.state.load_snapshot_untrusted(data)
+                self.state.restore(read_snapshot_untrusted(data))
             except UntrustedDataError as exc:
                 aside = path.with_name(f"{path.name}.set-aside-{int(time.time())}")
                 path.rename(aside)
@@ -313,7 +319,7 @@ class LedgerActor:
             await self._changed.wait()
             await trio.sleep(SAVE_DELAY)
             self._changed = trio.Event()
-            data = self.state.write_snapshot()
+            data = write_snapshot(self.state.block)
             for path in self._paths():
                 durable = path.parent != self._shell.run_dir
                 try:
@@ -333,12 +339,12 @@ class LedgerActor:
         return LedgerReply(found)
 
     async def _announce(self, request: Announce) -> Body:
-        if self.state.announce(request.bucket, request.key, request.value, time.time_ns()):
+        if self._write(request.bucket, request.key, request.value):
             self._note_change()
         return Done()
 
     async def _withdraw(self, request: Withdraw) -> Body:
-        if not self.state.withdraw(request.bucket, request.key, time.time_ns()):
+        if self.state.delete(request.bucket, request.key, time.time()) is None:
             raise RequestError("unknown", f"there is no {request.bucket}/{request.key} to delete")
         self._note_change()
         return Done()

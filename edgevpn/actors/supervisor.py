@@ -197,9 +197,9 @@ class Supervisor:
             *(self._describe(kept, now) for kept in self._kept.values()),
         ]
         template = self._tree.template_state
-        if template.pid is not None:
-            size = _rss(template.pid)
-            found.append(ActorStatus("template", template.pid, template.status, template.restarts, 0.0, size, ""))
+        pid = template.pid or 0
+        if pid:
+            found.append(ActorStatus("template", pid, template.status, template.restarts, 0.0, _rss(pid), ""))
         return Actors(found)
 
     def _describe(self, kept: _Kept, now: float) -> ActorStatus:

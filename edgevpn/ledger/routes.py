@@ -1,8 +1,8 @@
 """From the ledger's machines to routes: which peer has which VPN address.
 
-A route comes from the key of a `machines` entry, and leads to the PeerID of its value if that is who signed it. Go looks
-addresses up by their text, so only the one canonical spelling of an address is an address: another spelling would be
-another key, free for anybody to claim.
+A route comes from the key of a `machines` entry, and leads to the PeerID of its value if that is who signed it. Go
+looks addresses up by their text, so only the one canonical spelling of an address is an address: another spelling would
+be another key, free for anybody to claim.
 """
 
 from __future__ import annotations

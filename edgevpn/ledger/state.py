@@ -7,7 +7,7 @@ A write's version is max(previous + 1, now in ns), so a node that lost its state
 The block's hash costs a pass over all entries and is needed only to publish: it is made when `block` is asked for.
 A snapshot on disk is
 
-    "edgevpn ledger 1\n" | u64be length | SHA-256 of the JSON | JSON of the block
+    "edgevpn ledger 1" LF | u64be length | SHA-256 of the JSON | JSON of the block
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from edgevpn.ledger.reap import ReapResult
 from edgevpn.proto.block import (
     MAX_BLOCK_SIZE,
     MAX_ENTRIES,
+    MAX_INDEX,
     MAX_NAME,
     MAX_VALUE,
     Block,
@@ -65,16 +66,16 @@ class LedgerState:
         max_entries: int = MAX_ENTRIES,
         block: Block | None = None,
     ) -> None:
-        """`block`: a kept one to begin with. Under `off` the signer is not used."""
+        """`block`: a kept one to begin with. Under `off` the signer is not used. `max_ahead` None: no bound."""
         self.signer: Final = signer
         self.mode: Final = mode
         self.ttl: Final = ttl
         self._max_ahead = max_ahead
         self._max_entries = max_entries
-        self._block = block or first_block(now)
+        self._changed_at = now
+        self._block = block or first_block(now)  # the last one that was asked for; the present is the next two
         self._index = self._block.index
         self._storage = self._block.storage
-        self._changed_at = now
 
     @property
     def storage(self) -> Storage:
@@ -103,13 +104,22 @@ class LedgerState:
         """The entries of a bucket by key, without tombstones."""
         return {key: entry for key, entry in self._storage.get(bucket, {}).items() if not entry.deleted}
 
+    def lacks(self, incoming: Block) -> bool:
+        """Whether a (whole) block lacks keys that we have: its sender has yet to hear of them."""
+        theirs = incoming.storage
+        return any(not content.keys() <= theirs.get(bucket, {}).keys() for bucket, content in self._storage.items())
+
     def leases(self, now: float) -> Leases:
         """Who is live, and what has expired."""
         return Leases(self._storage, now, self.ttl)
 
+    def restore(self, block: Block) -> None:
+        """Go on from a kept block instead of what is held now."""
+        self._block, self._index, self._storage = block, block.index, block.storage
+
     def _install(self, storage: Storage, now: float) -> None:
         self._storage = storage
-        self._index += 1
+        self._index = min(self._index + 1, MAX_INDEX)
         self._changed_at = now
 
     def announce(self, bucket: str, key: str, value: str, now: float, *, force: bool = False) -> Entry | None:
@@ -144,7 +154,7 @@ class LedgerState:
         try:
             entry = sign_entry(self.signer, place.bucket, place.key, value, version, int(now // 1), deleted=deleted)
         except ValueError:
-            raise WriteRefusedError(f"a value for {ascii(place.key)} can't be written: is it Unicode?") from None
+            raise WriteRefusedError(f"a value for {place.key!a} can't be written: is it Unicode?") from None
         policy = policy_of(place.bucket)
         if self.mode is Mode.ENFORCE and policy.owned:
             reason = rules.why_not_writable(place.key, entry, existing, policy, self.leases(now))
@@ -180,7 +190,7 @@ class LedgerState:
     def merge(self, incoming: Block, now: float) -> MergeResult:
         """Take in a block from a peer."""
         if self.mode is Mode.OFF:
-            return self._adopt(incoming, now)
+            return self._adopt(incoming)
         result = rules.merge_storage(
             self._storage,
             incoming.storage,
@@ -194,7 +204,7 @@ class LedgerState:
             self._install(result.storage, now)
         return result
 
-    def _adopt(self, incoming: Block, now: float) -> MergeResult:
+    def _adopt(self, incoming: Block) -> MergeResult:
         changed: dict[Place, Entry] = {}
         identical = 0
         for bucket, entries in incoming.storage.items():
@@ -208,7 +218,7 @@ class LedgerState:
         if not rules.adopts(self.block, incoming):
             behind = int(incoming.index < self._index)
             return MergeResult(self._storage, {}, (), received, identical, behind)
-        self._block, self._index, self._storage, self._changed_at = incoming, incoming.index, incoming.storage, now
+        self.restore(incoming)
         return MergeResult(incoming.storage, changed, (), received, identical, 0)
 
     def reap(self, now: float, tombstone_ttl: float = cleaning.TOMBSTONE_TTL) -> ReapResult:

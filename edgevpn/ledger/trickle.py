@@ -36,7 +36,6 @@ class Trickle:
         """The length of the present interval, seconds."""
         return self._interval
 
-    @property
     def next_wakeup(self) -> float:
         """When `expire` is to be called."""
         return self._end_at if self._fired else self._fire_at

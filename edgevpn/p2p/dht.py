@@ -141,7 +141,5 @@ async def open_dht(
             nursery.start_soon(dht.look_around)
             for multiaddr in bootstrap:
                 nursery.start_soon(dht.keep_connected, multiaddr)
-            try:
-                yield dht
-            finally:
-                nursery.cancel_scope.cancel()
+            yield dht
+        nursery.cancel_scope.cancel()  # not in a `finally`: a cancelled exit would swallow the caller's exception

@@ -209,10 +209,8 @@ class Router(GossipSub):
                 sent[message_id] += 1
                 self.send_rpc(sender_peer_id, rpc_pb2.RPC(publish=[message]))
 
-    def _check_graft_flood_protection(self, peer_id: ID, topic: str) -> bool:  # noqa: ARG002
-        return True  # the back-off is checked right after, and is what the peer was told
-
     async def handle_prune(self, prune_msg: rpc_pb2.ControlPrune, sender_peer_id: ID) -> None:
+        """The back-off is what the peer says, for topics we are on (py-libp2p refuses its GRAFT for 10 s, then 60)."""
         topic = prune_msg.topicID
         if topic in self.mesh:
             self.mesh[topic].discard(sender_peer_id)

@@ -35,6 +35,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.errors import EdgevpnError, UntrustedDataError, UsageError
+from edgevpn.fast_stream import FastStream
 from edgevpn.p2p.address_book import AddressBook, network_of
 from edgevpn.p2p.bandwidth import Bandwidth
 from edgevpn.p2p.host_mends import MendedHost, muxed
@@ -46,6 +47,7 @@ from edgevpn.p2p.yamux import Connection, Stream
 PING = "/ipfs/ping/1.0.0"
 _PING_BYTES = 32
 _PING_IDLE = 120.0
+_RELAY = 256 * 1024
 EVENT_QUEUE = 256
 _NOBODY = Identity("", frozenset(), (), "")
 
@@ -105,6 +107,30 @@ class HostStream:
             return b""
         except BaseLibp2pError as exc:
             raise StreamError(f"stream to {self.peer_id}: {exc}") from exc
+
+    async def relay_to(self, target: FastStream) -> None:
+        """Pass everything that comes on to `target`, until the end of file.
+
+        What `target` takes at once is written in the connection's own turn, without a task switch: this is the way of
+        packets. Raises StreamError, and what `target` raises.
+        """
+
+        def write_now(data: bytes) -> int:
+            try:
+                return target.write_now(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return 0  # told to the task below, by its own write
+
+        try:
+            while True:
+                self._stream.sink = write_now
+                data = await self.read(_RELAY)
+                self._stream.sink = None
+                if not data:
+                    return
+                await target.send_all(data)
+        finally:
+            self._stream.sink = None
 
     async def read_exactly(self, n: int) -> bytes:
         """Exactly `n` bytes. An end of file before is a StreamError."""
@@ -215,6 +241,10 @@ class Host:
                 with trio.fail_after(timeout):
                     await self._swarm.dial(peer, self.book.dial_order(str(peer), trio.current_time()))
 
+    def dial_relayed_with(self, dial: Callable[[Multiaddr], Awaitable[INetConn]]) -> None:
+        """Addresses through a relay are dialled by `dial` (of libp2p's `CircuitV2Transport`); without it they fail."""
+        self._swarm.dial_circuit = dial
+
     async def disconnect(self, peer_id: str) -> None:
         """Close all connections to a peer."""
         async with trio.open_nursery() as nursery:
@@ -300,7 +330,9 @@ class Host:
         """
 
         async def handle(net_stream: INetStream) -> None:
-            await handler(HostStream(muxed(net_stream), protocol))
+            stream = muxed(net_stream)
+            await handler(HostStream(stream, protocol))
+            await stream.release()
 
         self.libp2p.set_stream_handler(TProtocol(protocol), handle)
         self._tell_peers()
@@ -331,7 +363,8 @@ class Host:
 
     def _on_identified(self, peer_id: str, identity: Identity) -> None:
         self._identities[peer_id] = identity
-        remotes = [c.remote.split("/") for c in self.peers()[peer_id].connections]
+        peer = self.peers().get(peer_id)
+        remotes = [c.remote.split("/") for c in peer.connections] if peer is not None else []
         local = any(len(r) > 2 and (_is_loopback(r[2]) or r[2] in _interface_ips()) for r in remotes)
         self.book.add(peer_id, identity.listen_addrs, "identify", trio.current_time(), local=local)
         self._tell(PeerEvent("identified", peer_id))
@@ -456,9 +489,14 @@ def _parse_peer_id(text: str) -> ID:
     """Raises DialError: a peer id that is none cannot be dialled."""
     try:
         peer = ID.from_string(text)
+        raw = peer.to_bytes()
     except Exception as exc:  # the decoders of base58 and CIDs raise many kinds
         raise DialError(f"{text[:80]}: not a peer id") from exc
-    if str(peer) != text:
+    # the multihash of a public key: the key itself (Ed25519) or its SHA-256 (RSA)
+    is_hash = (raw[:1] == b"\x00" and raw[1:2] == bytes([len(raw) - 2 & 0xFF])) or (
+        raw[:2] == b"\x12\x20" and len(raw) == 34
+    )
+    if not is_hash or len(raw) > 44 or str(peer) != text:
         raise DialError(f"{text[:80]}: not a peer id")
     return peer
 

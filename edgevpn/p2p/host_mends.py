@@ -62,7 +62,10 @@ class MendedHost(BasicHost):
     # --- streams
 
     async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
-        """Serve one inbound stream until its handler is done. Never raises."""
+        """Serve one inbound stream until its handler is done. Never raises.
+
+        The stream is not closed afterwards: the handler of a relayed connection returns and the connection lives on.
+        """
         stream = muxed(net_stream)
         conn = getattr(net_stream, "swarm_conn", None)
         handlers = self.multiselect.handlers
@@ -81,8 +84,6 @@ class MendedHost(BasicHost):
         except Exception as exc:  # noqa: BLE001 - whatever a handler raises, it must end this stream alone
             log.debug("stream from %s: %r", stream.muxed_conn.peer_id, exc)
             stream.abort("the stream failed")
-        else:
-            await stream.release()
 
     async def new_stream(self, peer_id: ID, protocol_ids: Any) -> INetStream:
         """For libp2p's own parts. Raises StreamFailure."""
@@ -127,11 +128,13 @@ class MendedHost(BasicHost):
         seen = [str(addr) for addr in conn.get_transport_addresses()] if conn is not None else []
         with trio.fail_after(IDENTIFY_TIMEOUT):
             await net_stream.write(self._message(seen[0] if seen else ""))
+        await muxed(net_stream).release()
 
     async def _take_push(self, net_stream: INetStream) -> None:
         stream = muxed(net_stream)
         with trio.fail_after(IDENTIFY_TIMEOUT):
             self._identified(stream.muxed_conn.peer_id, await _read_identity(stream))
+        await stream.release()
 
     async def _on_notifee_connected(self, conn: INetConn) -> None:
         nursery = self._swarm.background_nursery
@@ -140,24 +143,26 @@ class MendedHost(BasicHost):
 
     async def _identify(self, conn: SwarmConn) -> None:
         """Ask the peer of a new connection who it is. Never raises."""
+        try:
+            identity = await self._ask(conn)
+            self._identified(conn.muxed_conn.peer_id, identity)
+            manager = self._observed_addr_manager
+            if identity.observed and manager is not None and "p2p-circuit" not in identity.observed:
+                manager.record_observation(conn, Multiaddr(identity.observed), self.get_transport_addrs())
+        except Exception as exc:  # noqa: BLE001 - whatever a peer's answer raises in libp2p, it is about this peer alone
+            log.debug("%s does not say who it is: %r", conn.muxed_conn.peer_id, exc)
+
+    async def _ask(self, conn: SwarmConn) -> identify.Identity:
         connection = conn.muxed_conn
         assert isinstance(connection, Connection)  # noqa: S101 - our upgrader makes no other
-        try:
-            with trio.fail_after(IDENTIFY_TIMEOUT):
-                stream = await connection.open_stream()
-                try:
-                    await self.negotiate(stream, [identify.IDENTIFY])
-                    identity = await _read_identity(stream)
-                finally:
-                    with trio.CancelScope(shield=True):
-                        await stream.release()
-        except (BaseLibp2pError, UntrustedDataError, trio.TooSlowError) as exc:
-            log.debug("%s does not say who it is: %r", connection.peer_id, exc)
-            return
-        self._identified(connection.peer_id, identity)
-        manager = self._observed_addr_manager
-        if identity.observed and manager is not None and "p2p-circuit" not in identity.observed:
-            manager.record_observation(conn, Multiaddr(identity.observed), self.get_transport_addrs())
+        with trio.fail_after(IDENTIFY_TIMEOUT):
+            stream = await connection.open_stream()
+            try:
+                await self.negotiate(stream, [identify.IDENTIFY])
+                return await _read_identity(stream)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await stream.release()
 
     def _identified(self, peer_id: ID, identity: identify.Identity) -> None:
         if self._swarm.best_connection(peer_id) is None:

@@ -28,6 +28,7 @@ from libp2p.security.noise.transport import Transport
 from libp2p.security.secure_session import SecureSession
 
 from edgevpn.errors import UntrustedDataError
+from edgevpn.p2p.tcp import TcpStream
 
 TAG = 16
 MAX_PLAINTEXT = 65535 - TAG
@@ -104,6 +105,9 @@ class NoiseSession(SecureSession):
         self._sealer = FrameSealer(bytes(noise.cipher_state_encrypt.k), noise.cipher_state_encrypt.n)
         self._plain = bytearray()
         self._broken = False
+        self._unsent = b""
+        tcp = getattr(raw, "stream", None)
+        self._tcp = tcp if isinstance(tcp, TcpStream) else None
 
     async def receive(self) -> bytes:
         """Whatever came (at least one byte). Raises ConnectionClosedError at the end, UntrustedDataError on forgery."""
@@ -140,8 +144,26 @@ class NoiseSession(SecureSession):
         if self._broken:
             raise ConnectionClosedError("the connection broke in the middle of a frame")
         self._broken = True
-        await self._raw.write(self._sealer.seal(data))
+        unsent, self._unsent = self._unsent, b""
+        await self._raw.write(unsent + self._sealer.seal(data) if data else unsent)
         self._broken = False
+
+    def write_now(self, data: bytes) -> bool:
+        """Send `data` without waiting, if the socket takes it; what it does not take goes before the next `write`.
+
+        False: nothing was done, because a write is under way. Raises ConnectionClosedError.
+        """
+        tcp = self._tcp
+        if self._broken or self._unsent or tcp is None:
+            return False
+        sealed = self._sealer.seal(data)
+        self._unsent = sealed[tcp.write_now(sealed) :]
+        return True
+
+    @property
+    def unsent(self) -> bool:
+        """Whether `write_now` left something for `write(b"")`."""
+        return bool(self._unsent)
 
     async def close(self) -> None:
         await self._raw.close()

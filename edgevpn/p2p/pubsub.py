@@ -224,7 +224,5 @@ async def open_gossip(
         async with background_trio_service(pubsub), background_trio_service(router):
             await pubsub.wait_until_ready()
             nursery.start_soon(host.run)
-            try:
-                yield gossip
-            finally:
-                nursery.cancel_scope.cancel()
+            yield gossip
+        nursery.cancel_scope.cancel()  # not in a `finally`: a cancelled exit would swallow the caller's exception

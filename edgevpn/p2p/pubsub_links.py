@@ -58,6 +58,7 @@ class Link:
     queue: PeerQueue
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     reopen: trio.Event = field(default_factory=trio.Event)
+    retry: trio.Event = field(default_factory=trio.Event)
     opened: float | None = None  # when the outbound stream was, None when there is none
     inbound: trio.CancelScope | None = None  # of the newest inbound stream
     silent_since: float | None = None
@@ -106,7 +107,7 @@ class LinkedPubsub(Pubsub):
         elif not self._may_speak(peer_id) and link.opened is None and link.inbound is None:
             link.scope.cancel()
         elif peer.protocols and link.opened is None:
-            link.reopen.set()  # it is identified now: try at once
+            link.retry.set()  # it is identified now: try at once
 
     def peer_down(self, peer_id: ID) -> None:
         link = self.links.pop(peer_id, None)
@@ -118,6 +119,7 @@ class LinkedPubsub(Pubsub):
         """Open new streams to all peers, with the hello first."""
         for link in self.links.values():
             link.reopen.set()
+            link.retry.set()
 
     def check_silent(self) -> None:
         """Forget the subscriptions of peers that ended their stream and opened no other."""
@@ -179,8 +181,9 @@ class LinkedPubsub(Pubsub):
                         pause = _RETRY_FIRST
                     if link.reopen.is_set():
                         continue
+                link.retry = trio.Event()
                 with trio.move_on_after(pause):
-                    await link.reopen.wait()
+                    await link.retry.wait()
                 pause = min(pause * 2, _RETRY_MOST)
         if self.links.get(peer_id) is link:
             del self.links[peer_id]

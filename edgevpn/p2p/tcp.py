@@ -22,6 +22,7 @@ from libp2p.transport.exceptions import OpenConnectionError
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.errors import SetupError, UsageError
+from edgevpn.fast_stream import FastStream
 
 _BACKLOG = 256
 
@@ -30,7 +31,7 @@ class TcpStream(ReadWriteCloser):
     """A TCP connection as libp2p's layers above want it."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
+        self._stream = FastStream(stream)
         try:
             self._remote: tuple[str, int] | None = _host_port(stream.socket.getpeername())
         except OSError:
@@ -45,6 +46,13 @@ class TcpStream(ReadWriteCloser):
     async def write(self, data: bytes) -> None:
         try:
             await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ConnectionClosedError(str(exc.__cause__ or exc) or "closed here", transport="tcp") from exc
+
+    def write_now(self, data: bytes) -> int:
+        """How many bytes the socket took without waiting."""
+        try:
+            return self._stream.write_now(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise ConnectionClosedError(str(exc.__cause__ or exc) or "closed here", transport="tcp") from exc
 
@@ -107,6 +115,7 @@ class TcpListener(IListener):
         self._handler = handler
         self._listener: trio.SocketListener | None = None
         self._accepting = trio.CancelScope()
+        self._addrs: tuple[Multiaddr, ...] = ()
         self.background_nursery: trio.Nursery | None = None  # set by the swarm before `listen`
 
     async def listen(self, maddr: Multiaddr) -> None:
@@ -118,6 +127,7 @@ class TcpListener(IListener):
         if self.background_nursery is None:
             raise RuntimeError("the swarm does not run")
         self._listener = await bind_listener(ip, port)
+        self._addrs = (Multiaddr(multiaddr_text(*_host_port(self._listener.socket.getsockname()))),)
         self.background_nursery.start_soon(self._serve, self._listener, self.background_nursery)
 
     async def _serve(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
@@ -128,9 +138,7 @@ class TcpListener(IListener):
         await self._handler(TcpStream(stream))
 
     def get_addrs(self) -> tuple[Multiaddr, ...]:
-        if self._listener is None:
-            return ()
-        return (Multiaddr(multiaddr_text(*_host_port(self._listener.socket.getsockname()))),)
+        return self._addrs
 
     async def close(self) -> None:
         """Stop accepting; connections that were accepted live on."""

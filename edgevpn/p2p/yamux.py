@@ -82,6 +82,9 @@ class Session(Protocol):
 
     async def receive(self) -> bytes: ...
     async def write(self, data: bytes) -> None: ...
+    def write_now(self, data: bytes) -> bool: ...
+    @property
+    def unsent(self) -> bool: ...
     async def close(self) -> None: ...
     def get_remote_address(self) -> tuple[str, int] | None: ...
     def get_transport_addresses(self) -> list[Multiaddr]: ...
@@ -94,6 +97,8 @@ class Stream(IMuxedStream):
     def __init__(self, connection: Connection, stream_id: int) -> None:
         self.muxed_conn: Connection = connection
         self.stream_id = stream_id
+        # Takes what comes while nobody has anything unread: given data, how much of it was taken. See HostStream.relay.
+        self.sink: Callable[[bytes], int] | None = None
         self._meter = _NO_METER
         self.released_at: float | None = None
         self._received = bytearray()
@@ -167,6 +172,7 @@ class Stream(IMuxedStream):
                 part = min(size - start, self._send_window, MAX_FRAME)
                 self._send(data if part == size else bytes(view[start : start + part]))
                 start += part
+        self.muxed_conn.flush_now()
         await trio.lowlevel.checkpoint()
 
     async def write_message(self, data: bytes) -> None:
@@ -179,6 +185,7 @@ class Stream(IMuxedStream):
         await trio.lowlevel.checkpoint_if_cancelled()
         await self._wait_for_window(len(data))
         self._send(data)
+        self.muxed_conn.flush_now()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _wait_for_window(self, size: int) -> None:
@@ -262,9 +269,17 @@ class Stream(IMuxedStream):
         if self.released_at is not None:
             self.abort("data that nobody reads")
             return
-        self._received += data
-        self.muxed_conn.unread += size
         self._meter.received(size)
+        if self.sink is not None and not self._received:
+            taken = self.sink(data)
+            if taken:
+                self.muxed_conn.unread += taken
+                self._consume(taken)
+                data = data[taken:]
+                if not data:
+                    return
+        self._received += data
+        self.muxed_conn.unread += len(data)
         self._readable.unpark_all()
 
     def widen(self, delta: int) -> None:
@@ -325,6 +340,7 @@ class Connection(IMuxedConn):
         self._acceptor = ParkingLot()
         self._queue: list[bytes] = []
         self._queue_filled = ParkingLot()
+        self._writing = False
         self._flushed = ParkingLot()
         self._ping_value = 0
         self._ping_sent = 0.0
@@ -436,6 +452,16 @@ class Connection(IMuxedConn):
             return
         self._queue_filled.unpark()
 
+    def flush_now(self) -> None:
+        """Send a small queue at once, in the task that filled it: a packet then does not wait for the writer's turn."""
+        if 0 < self.queued <= MAX_FRAME and not self._writing:
+            try:
+                if self._session.write_now(b"".join(self._queue)):
+                    self._queue, self.queued = [], 0
+                    self._flushed.unpark_all()
+            except (IOException, RawConnError) as exc:
+                self._end(str(exc))
+
     def forget(self, stream: Stream) -> None:
         if self._streams.pop(stream.stream_id, None) is not None:
             self.unread -= stream.forgotten()
@@ -446,12 +472,14 @@ class Connection(IMuxedConn):
 
     async def _write(self) -> None:
         while True:
-            if not self._queue:
+            if not self._queue and not self._session.unsent:
                 await self._queue_filled.park()
                 continue
             frames, self._queue, self.queued = self._queue, [], 0
             self.drained.unpark_all()
+            self._writing = True
             await self._session.write(b"".join(frames))
+            self._writing = False
             if not self._queue:
                 self._flushed.unpark_all()
 

@@ -35,7 +35,8 @@ MAX_ENTRIES: Final = 65_536  # of one block, all buckets together
 MAX_NAME: Final = 4096  # characters of a bucket's name or a key
 MAX_VALUE: Final = 1024 * 1024  # characters of an entry's value
 
-_I64: Final = 2**63
+MAX_INDEX: Final = 2**63 - 1
+
 _DECIMAL: Final = tuple(str(byte) for byte in range(256))
 _STRUCTURE_PER_ENTRY: Final = 16  # commas and brackets, those inside a typical value counted
 
@@ -151,7 +152,7 @@ def read_block_untrusted(data: str | bytes, *, max_size: int = MAX_BLOCK_SIZE, m
         if attribute == "storage":
             fields["storage"] = _storage(item, fields.get("storage", NULL_STORAGE), max_entries)
         elif attribute == "index" and item is not None:
-            fields["index"] = go_json.integer_untrusted(item, -_I64, _I64 - 1, "a block's Index")
+            fields["index"] = go_json.integer_untrusted(item, -MAX_INDEX - 1, MAX_INDEX, "a block's Index")
         elif attribute is not None and item is not None:
             fields[attribute] = go_json.text_untrusted(item, f"a block's {attribute}")
     return Block(**fields)

@@ -14,7 +14,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import pytun
+import pytun  # type: ignore[import-not-found]  # a C extension
 
 from edgevpn.errors import SetupError
 from edgevpn.proto.packet_stream import VIRTIO_HEADER

@@ -95,7 +95,7 @@ class Pump:
             try:
                 os.write(self._descriptor, frame)
             except OSError:
-                # EINVAL for a header that the kernel does not like, EAGAIN or ENOBUFS when it has no room: a lost packet
+                # EINVAL for a header that the kernel does not like, EAGAIN where it has no room: a lost packet
                 self.counters["refused_by_device"] += 1
                 continue
             packets += 1

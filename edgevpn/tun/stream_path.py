@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from edgevpn.errors import EdgevpnError, UntrustedDataError
+from edgevpn.fast_stream import FastStream
 from edgevpn.proto.back_off import BackOff
 from edgevpn.proto.ip import split_packets_untrusted
 from edgevpn.proto.packet_stream import (
@@ -38,6 +39,7 @@ Stream = trio.abc.HalfCloseableStream
 Dial = Callable[[], Awaitable[tuple[str, Stream]]]
 Receive = Callable[[Sequence[bytes | memoryview]], tuple[int, int]]
 
+SMALL = 16 * 1024  # bytes sent in the turn that read them
 BATCH = 256 * 1024  # bytes joined into one send
 READ = 256 * 1024
 _REDIAL_FIRST, _REDIAL_MOST = 0.05, 2.0
@@ -65,6 +67,8 @@ class StreamPath:
         self._bad = bad
         self._queue: deque[bytes] = deque()
         self._queued = 0
+        self._unsent = b""  # the rest of what the socket took a part of
+        self._busy = False
         self._wake = trio.Event()
         self._link: _Link | None = None
         self._link_changed = trio.Event()
@@ -81,6 +85,8 @@ class StreamPath:
         return self._queued
 
     def send(self, frames: Sequence[bytes]) -> None:
+        if self._send_now(frames):
+            return
         for frame in frames:
             if self._queued + len(frame) > MAX_QUEUE:
                 self.stats.dropped += 1
@@ -89,11 +95,31 @@ class StreamPath:
             self._queued += len(frame)
         self._wake.set()
 
+    def _send_now(self, frames: Sequence[bytes]) -> bool:
+        """Write a small batch in the caller's turn if nothing waits before it: that saves a packet a task switch."""
+        link = self._link
+        if link is None or not link.hello_sent or self._queue or self._unsent or self._busy:
+            return False
+        size = sum(map(len, frames))
+        if size > SMALL or not isinstance(link.stream, FastStream):
+            return False
+        data = self._encode(link, list(frames))
+        try:
+            sent = link.stream.write_now(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return False  # the sending task finds out, and ends the link
+        self.stats.sent_packets += len(frames)
+        self.stats.sent_bytes += size
+        if sent < len(data):
+            self._unsent = data[sent:]
+            self._wake.set()
+        return True
+
     async def run(self) -> None:
         """Send what is queued, for as long as the path lives."""
         async with trio.open_nursery() as nursery:
             while True:
-                while not self._queue:
+                while not self._queue and not self._unsent:
                     self._wake = trio.Event()
                     await self._wake.wait()
                 if self._link is None:
@@ -137,13 +163,17 @@ class StreamPath:
             size += len(frame)
             frames.append(frame)
         self._queued -= size
+        unsent, self._unsent = self._unsent, b""
+        self._busy = True
         try:
             await self._send_hello(link)
-            await link.stream.send_all(self._encode(link, frames))
+            await link.stream.send_all(unsent + self._encode(link, frames))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.stats.dropped += len(frames)
             await self._end(link)
             return
+        finally:
+            self._busy = False
         self.stats.sent_packets += len(frames)
         self.stats.sent_bytes += size
 
@@ -226,4 +256,5 @@ class StreamPath:
     async def _end(self, link: _Link) -> None:
         if self._link is link:
             self._link = None
+            self._unsent = b""
         await trio.aclose_forcefully(link.stream)

@@ -94,7 +94,7 @@ def _cut(packet: bytes, start: int, header_end: int, size: int, protocol: int) -
             header[2:4] = total.to_bytes(2, "big")
             header[4:6] = (identification + number & 0xFFFF).to_bytes(2, "big")
             header[10:12] = b"\0\0"
-            header[10:12] = checksum(header[: (header[0] & 15) * 4]).to_bytes(2, "big")
+            header[10:12] = checksum(bytes(header[: (header[0] & 15) * 4])).to_bytes(2, "big")
         if protocol == TCP:
             header[start + 4 : start + 8] = (sequence + number * size & 0xFFFFFFFF).to_bytes(4, "big")
             if number < len(pieces) - 1:

@@ -6,7 +6,7 @@
 Each node has one interface, eth0, with 10.99.0.K/24 and fd99::K/64, and a route for everything else, multicast too,
 that leads nowhere but to the others. With delay, loss or a rate a userspace relay (relay.py) takes the bridge's place.
 All names begin with `evlab` and the maker's process id, so labs can run beside each other and what a killed one left
-can be told (`sweep`). Programs started here are ended with their whole process group: asked first, killed after 3 seconds.
+can be told (`sweep`). Programs started here are ended with their process groups: asked first, killed after 3 s.
 """
 
 from __future__ import annotations

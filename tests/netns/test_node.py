@@ -155,9 +155,7 @@ def test_a_killed_node_leaves_no_process_and_the_next_start_works(make_lab: Make
     vpn.process.wait(5)
 
     def gone() -> bool:
-        return not subprocess.run(
-            ["ps", "-o", "pid=", "-p", ",".join(map(str, pids))], capture_output=True
-        ).stdout.strip()
+        return not alive(pids)
 
     traffic.wait_for(gone, 2, what="the end of all its processes")
     again = start(lab.node(1), new_token(), "10.1.0.1/24", "--dht=false", directory=vpn.home)

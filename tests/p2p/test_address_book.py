@@ -64,7 +64,9 @@ def test_what_cannot_be_dialled_is_untrusted_data(text: str) -> None:
         parse_addr_untrusted(text, PEER)
 
 
-@hypothesis.given(st.text() | st.lists(st.sampled_from(["ip4", "tcp", "p2p", "p2p-circuit", "1", PEER, "", "dns"])).map("/".join))
+@hypothesis.given(
+    st.text() | st.lists(st.sampled_from(["ip4", "tcp", "p2p", "p2p-circuit", "1", PEER, "", "dns"])).map("/".join)
+)
 def test_any_text_is_an_address_or_untrusted_data(text: str) -> None:
     for candidate in (text, "/" + text):
         try:

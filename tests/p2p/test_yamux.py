@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 import trio
 import trio.testing
-
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import (
@@ -65,6 +64,11 @@ class MemorySession:
             await self.stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise ConnectionClosedError(str(exc)) from exc
+
+    def write_now(self, _data: bytes) -> bool:
+        return False  # everything goes by the writer task
+
+    unsent = False
 
     async def close(self) -> None:
         await trio.aclose_forcefully(self.stream)
@@ -175,10 +179,8 @@ def test_frames_are_found_however_the_bytes_are_cut(sent: list, step: int) -> No
 
 @hypothesis.given(st.binary(max_size=200))
 def test_any_bytes_are_frames_or_untrusted_data(raw: bytes) -> None:
-    try:
+    with suppress(UntrustedDataError):
         parse_frames_untrusted(bytearray(raw))
-    except UntrustedDataError:
-        pass
 
 
 # --- streams
@@ -446,7 +448,7 @@ class StuckSender(trio.abc.Stream):
     def __init__(self, stream: trio.StapledStream) -> None:
         self._stream = stream
 
-    async def send_all(self, data: bytes) -> None:  # type: ignore[override]
+    async def send_all(self, _data: bytes) -> None:  # type: ignore[override]
         await trio.sleep_forever()
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -484,7 +486,7 @@ async def test_unread_data_of_a_stream_that_was_reset_is_not_counted() -> None:
 
 
 async def test_a_silent_link_is_noticed_within_a_ping_interval(autojump_clock: trio.testing.MockClock) -> None:
-    async with against_raw_peer() as (connection, peer):
+    async with against_raw_peer() as (connection, _peer):
         stream = await connection.open_stream()
         start = trio.current_time()
         with pytest.raises(MuxedStreamReset, match="no sign of life"):
@@ -539,7 +541,7 @@ async def test_closing_sends_what_was_written_before() -> None:
 
 
 async def test_closing_takes_bounded_time_when_the_peer_does_not_read(autojump_clock: trio.testing.MockClock) -> None:
-    async with against_raw_peer() as (connection, peer):
+    async with against_raw_peer() as (connection, _peer):
         connection._session.stream = StuckSender(connection._session.stream)  # type: ignore[attr-defined]
         await connection.open_stream()
         await trio.testing.wait_all_tasks_blocked()

@@ -13,20 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import cases_proto
-
-try:
-    from tests.vectors import cases_ledger
-except ImportError:
-    cases_ledger = None
+from tests.vectors import cases_ledger, cases_proto
 
 Case = dict[str, Any]
 Checker = Callable[[Case], str | None]
 
-CHECKERS: dict[str, Checker] = {
-    **cases_proto.CHECKERS,
-    **(cases_ledger.CHECKERS if cases_ledger else {}),
-}
+CHECKERS: dict[str, Checker] = {**cases_proto.CHECKERS, **cases_ledger.CHECKERS}
 _SHOWN = 400  # characters of a failure
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Callable
 from typing import Any
 
 from edgevpn.errors import UntrustedDataError, UsageError
 from edgevpn.proto import gossip_message, network_config, otp, peerguard, rendezvous, seal
+from edgevpn.proto.block import read_block_untrusted
 from edgevpn.proto.network_config import NetworkConfig, OtpConfig
 
 Case = dict[str, Any]
@@ -171,15 +171,8 @@ def _read_block(wire: bytes, keys: list[str]) -> str:
     """Everything a node does with a message before the ledger gets the block."""
     opened = gossip_message.open_message_untrusted(wire, keys)
     text = gossip_message.decompress_untrusted(opened.plaintext)
-    _decode_block_untrusted(text)
+    read_block_untrusted(text)
     return text.decode()
-
-
-def _decode_block_untrusted(text: bytes) -> None:
-    try:
-        json.loads(text)
-    except ValueError as error:
-        raise UntrustedDataError("a block is not JSON") from error
 
 
 def _writes_the_same(wire: bytes, plaintext: bytes, key: str) -> str | None:

@@ -1,0 +1,95 @@
+"""A socket stream for packets: trio's interface, with one system call and one turn of the loop a call.
+
+trio's own SocketStream tries, waits, tries again and yields at each call. Here a read that came short is followed by a
+wait, not by a read that finds nothing, and a write that the socket takes at once yields only now and then. That is a
+third of the time that a packet spends in a process. `write_now` writes without waiting at all, for code that runs in
+the middle of somebody else's read.
+"""
+
+from __future__ import annotations
+
+import os
+
+import trio
+
+_READ_SIZE = 65536
+_SENDS_A_TURN = 8
+
+
+class FastStream(trio.abc.HalfCloseableStream):
+    """Over a connected socket stream; `early` bytes are read first."""
+
+    def __init__(self, stream: trio.SocketStream, early: bytes = b"") -> None:
+        self._stream = stream
+        self._socket = stream.socket
+        self._early = early
+        self._drained = True
+        self._sends = 0
+        self._sending = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """What is there, b"" at the end. Raises trio.BrokenResourceError, trio.ClosedResourceError."""
+        if self._early:
+            await trio.lowlevel.checkpoint()
+            early, self._early = self._early[:max_bytes], self._early[max_bytes:] if max_bytes else b""
+            return early
+        size = max_bytes or _READ_SIZE
+        if not self._drained:
+            await trio.lowlevel.checkpoint()
+        while True:
+            if self._drained:
+                await trio.lowlevel.wait_readable(self._open_descriptor())
+            try:
+                data = os.read(self._open_descriptor(), size)
+            except BlockingIOError:
+                self._drained = True
+                continue
+            except OSError as exc:
+                raise trio.BrokenResourceError(str(exc)) from exc
+            self._drained = len(data) < size
+            return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of it. Raises trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        with memoryview(data) as view:
+            sent = self.write_now(view)
+            if sent < len(view):
+                self._sending = True
+                try:
+                    await self._stream.send_all(view[sent:])
+                finally:
+                    self._sending = False
+                return
+        self._sends += 1
+        if self._sends % _SENDS_A_TURN == 0:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+
+    def write_now(self, data: bytes | memoryview) -> int:
+        """How many bytes the socket took without waiting: none while another task is sending. Raises as send_all."""
+        if self._sending:
+            return 0
+        try:
+            return os.write(self._open_descriptor(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            raise trio.BrokenResourceError(str(exc)) from exc
+
+    def _open_descriptor(self) -> int:
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            raise trio.ClosedResourceError
+        return descriptor
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
