@@ -203,7 +203,7 @@ class Supervisor:
         return Actors(found)
 
     def _describe(self, kept: _Kept, now: float) -> ActorStatus:
-        pid = kept.handle.pid if kept.handle is not None else 0
+        pid = (kept.handle.pid or 0) if kept.handle is not None else 0
         uptime = now - kept.life.ready_at if kept.life.ready_at is not None else 0.0
         life = kept.life
         return ActorStatus(kept.name, pid, life.phase.value, life.restarts, uptime, _rss(pid), life.last_exit)

@@ -99,15 +99,15 @@ class LinkedPubsub(Pubsub):
 
     # --- peers come and go
 
-    def peer_up(self, peer_id: ID, peer: PeerUp) -> None:
+    def peer_up(self, peer_id: ID, peer: PeerUp) -> None:  # noqa: ARG002
         link = self.links.get(peer_id)
         if link is None:
             if self._may_speak(peer_id):
                 self._new_link(peer_id)
         elif not self._may_speak(peer_id) and link.opened is None and link.inbound is None:
             link.scope.cancel()
-        elif peer.protocols and link.opened is None:
-            link.retry.set()  # it is identified now: try at once
+        elif link.opened is None:
+            link.retry.set()  # more is known of it now: try at once
 
     def peer_down(self, peer_id: ID) -> None:
         link = self.links.pop(peer_id, None)
@@ -172,8 +172,8 @@ class LinkedPubsub(Pubsub):
                 except SwarmException:
                     self._counters["streams_refused"] += 1
                     self._unregister(peer_id)
-                    if not self._may_speak(peer_id):
-                        break
+                    if not self._may_speak(peer_id) and link.inbound is None:
+                        break  # with an inbound stream it is there: the news that it is up comes on another way
                 else:
                     began = trio.current_time()
                     await self._use_stream(peer_id, link, stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -354,6 +354,35 @@ async def test_what_a_new_hello_brings_goes_to_the_new_stream_not_to_the_old(aut
         assert sorted(graft.topicID for rpc in new for graft in rpc.control.graft) == ["t", "u"]
         assert [message.data for rpc in old for message in rpc.publish] == []
         assert [message.data for rpc in new for message in rpc.publish] == [b"recent"]
+
+
+async def test_a_stream_may_come_before_the_news_that_its_peer_is_up(autojump_clock):
+    hosts = add_hosts(MemoryNetwork(latency=0.001), 2)
+    real = hosts[0].watch_peers
+
+    @asynccontextmanager
+    async def late():
+        async with real() as changes:
+
+            async def delayed():
+                async for change in changes:
+                    await trio.sleep(0.5)
+                    yield change
+
+            async with aclosing(delayed()) as later:
+                yield later
+
+    hosts[0].watch_peers = late  # type: ignore[method-assign]
+    async with open_nodes(*hosts) as (one, two):
+        await connect_all(*hosts)
+        await trio.sleep(0.2)
+        assert one.gossip.topic_peers("t") == [hosts[1].peer_id]
+        await trio.sleep(1)
+        (link,) = one.gossip._pubsub.links.values()
+        assert link.inbound is not None
+        await one.gossip.publish("t", b"x")
+        await trio.sleep(0.1)
+        assert two.data == [b"x"]
 
 
 async def test_a_stream_that_the_peer_ends_is_opened_again(autojump_clock):

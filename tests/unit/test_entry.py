@@ -56,8 +56,13 @@ def test_a_signature_binds_every_field(changes):
     assert not verify_entry("machines", "10.1.0.2", entry)
 
 
-def test_where_the_bucket_ends_is_signed_too():
-    assert canonical_bytes("ab", "c", Entry("")) != canonical_bytes("a", "bc", Entry(""))
+def test_each_text_is_signed_with_its_length_so_where_it_ends_is_signed_too():
+    def field(text):
+        return len(text).to_bytes(8, "big") + text
+
+    entry = Entry("\u00e9", "o", 2, -1, True)
+    numbers = (2).to_bytes(8, "big") + b"\xff" * 8 + b"\x01"
+    assert canonical_bytes("ab", "c", entry) == field(b"ab") + field(b"c") + field(b"o") + numbers + field(b"\xc3\xa9")
 
 
 @pytest.mark.parametrize(("version", "updated_at"), [(-1, 0), (2**64, 0), (0, 2**63)])
