@@ -106,7 +106,9 @@ def _put_on(
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches the whole process group; the supervisor ends us
+    # ^C, a closed terminal and service managers reach the whole group; the supervisor is told too, and ends us.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for generator in randoms:  # forked siblings would all draw the same numbers

@@ -28,6 +28,7 @@ from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.errors import SetupError, UntrustedDataError
 from edgevpn.ledger.leader import available_peers, leader_of
+from edgevpn.ledger.merge import Violation
 from edgevpn.ledger.policy import Mode
 from edgevpn.ledger.routes import routing_table
 from edgevpn.ledger.state import LedgerState, WriteRefusedError, read_snapshot_untrusted, write_snapshot
@@ -211,6 +212,7 @@ class LedgerActor:
         self._shell.count("blocks_merged")
         for violation in merged.violations:
             self._shell.warn("entries_refused", peer=peer, violation=str(violation))
+        self._renew_buried(merged.violations)
         now = trio.current_time()
         if merged.changed:
             self._shell.count("entries_changed", len(merged.changed))
@@ -222,6 +224,19 @@ class LedgerActor:
         else:
             self._trickle.on_consistent()
         self._rearmed.set()
+
+    def _renew_buried(self, violations: tuple[Violation, ...]) -> None:
+        """Sign anew what a leader that had not heard our heartbeat put a tombstone on: else it stays buried there."""
+        renewed = False
+        for violation in violations:
+            place = violation.place
+            ours = self.state.get(place.bucket, place.key)
+            if violation.entry.deleted and ours is not None and ours.owner == self._key.peer_id and not ours.deleted:
+                self.state.announce(place.bucket, place.key, ours.value, time.time(), force=True)
+                renewed = True
+        if renewed:
+            self._shell.count("entries_renewed")
+            self._note_change()
 
     def _is_news(self, peer: str, block: Block) -> bool:
         """Whether this peer's lack is new: who will not take an entry of ours is not told it again and again."""

@@ -166,7 +166,8 @@ class Template:
 def main(arguments: Sequence[str]) -> NoReturn:
     """`python -m edgevpn.actors.template FD PARENT_PID STAGES` with STAGES as name=module,module;name=module."""
     linux_process.die_with_parent(int(arguments[1]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the group: the supervisor ends us
+        signal.signal(number, signal.SIG_IGN)
     os.environ.pop("PYTHONPATH", None)  # it was for our own imports, see template_start.python_environment
     sock = socket.socket(fileno=int(arguments[0]))
     sock.set_inheritable(False)

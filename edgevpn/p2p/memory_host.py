@@ -55,10 +55,17 @@ class MemoryNetwork:
             and self._side.get(one, -1) == self._side.get(other, -1)
         )
 
-    def link(self, one: MemoryHost, other: MemoryHost) -> None:
-        if other.peer_id not in one.links:
-            one._linked(other)
-            other._linked(one)
+    async def link(self, one: MemoryHost, other: MemoryHost) -> None:
+        """Connect two hosts; each is identified a latency later."""
+        if other.peer_id in one.links:
+            return
+        for host, peer in ((one, other), (other, one)):
+            host.links[peer.peer_id] = []
+            host._tell(host._up(peer.peer_id, identified=False))
+        await trio.sleep(self.latency)
+        for host, peer in ((one, other), (other, one)):
+            if peer.peer_id in host.links:
+                host._tell(host._up(peer.peer_id))
 
     def drop(self, one: MemoryHost, other: MemoryHost) -> None:
         """Break the connection between two hosts, and its streams."""
@@ -89,9 +96,7 @@ class MemoryHost:
     # --- what a test does to it
 
     def crash(self) -> None:
-        """The host process ends: links, streams and iterators with it."""
-        for other in list(self.links):
-            self.network.drop(self, self.network.hosts[other])
+        """The host process ends: iterators, links and streams with it. Nobody is told that its peers are down."""
         self.alive = False
         self._back = trio.Event()
         for watcher in self._watchers:
@@ -101,6 +106,8 @@ class MemoryHost:
         self._watchers.clear()
         self._servers.clear()
         self._held.clear()
+        for other in list(self.links):
+            self.network.drop(self, self.network.hosts[other])
 
     def restart(self) -> None:
         self.alive = True
@@ -134,7 +141,7 @@ class MemoryHost:
         if peer_id not in self.links and not any(addr.startswith(other.address) for addr in addrs):
             self.refused.append(peer_id)
             raise StreamRefusedError(f"{peer_id} is not at any of {', '.join(addrs) or 'no addresses'}")
-        self.network.link(self, other)
+        await self.network.link(self, other)
 
     @asynccontextmanager
     async def serve(self, protocols: Sequence[str]) -> AsyncIterator[trio.MemoryReceiveChannel[Inbound]]:
@@ -184,11 +191,6 @@ class MemoryHost:
     def _tell(self, change: PeerUp | PeerDown) -> None:
         for watcher in list(self._watchers):
             watcher.send_nowait(change)
-
-    def _linked(self, other: MemoryHost) -> None:
-        self.links[other.peer_id] = []
-        self._tell(self._up(other.peer_id, identified=False))
-        self._tell(self._up(other.peer_id))
 
     def _unlinked(self, other: MemoryHost) -> None:
         streams = self.links.pop(other.peer_id, None)

@@ -8,6 +8,7 @@ store) and replaces what happens to a connection, each point because of a fault 
   `UPGRADE_TIMEOUT`; over the limit the oldest one of the busiest address goes: half-open ones keep nobody out.
 - outbound: all addresses are tried, staggered as in RFC 8305, each with a timeout, relays last (stock: the first TCP
   address alone, without a timeout, and never through a relay). A failure does not ban the peer for a minute.
+- no single address gets more than half of all connections, however many peer ids it makes up.
 - two connections to one peer, as from simultaneous dials, are both kept; over `MAX_PER_PEER` the one with the fewest
   streams goes.
 - any exception on the way of one connection ends that connection alone.
@@ -219,7 +220,7 @@ class MendedSwarm(Swarm):
     async def _handle_inbound_connection(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
         """Serve one accepted connection until it ends. Never raises; the listener closes the socket afterwards."""
         remote = read_write_closer.get_remote_address()
-        if remote is None or not self.gate.allows_ip(remote[0]) or self.is_full:
+        if remote is None or not self.gate.allows_ip(remote[0]) or self.is_full or self._is_greedy(remote[0]):
             return
         muxed: IMuxedConn | None = None
         try:
@@ -229,6 +230,14 @@ class MendedSwarm(Swarm):
             log.debug("inbound connection from %s refused: %r", remote[0], exc)
         if isinstance(muxed, Connection):
             await muxed.event_closed.wait()
+
+    def _is_greedy(self, ip: str) -> bool:
+        """Whether `ip` holds half of all connections: identities cost nothing, addresses do."""
+        held = sum(
+            isinstance(conn.muxed_conn, Connection) and (conn.muxed_conn.get_remote_address() or ("", 0))[0] == ip
+            for conn in self.get_connections()
+        )
+        return held >= max(1, self.max_connections // 2)
 
     @property
     def is_full(self) -> bool:

@@ -273,15 +273,16 @@ async def test_a_peer_that_is_gone_is_out_of_the_table_at_once(autojump_clock):
         assert dht.routing_table_size == 0
 
 
-async def test_a_connected_server_stays_in_the_table_for_days(autojump_clock):
+async def test_a_connected_server_stays_in_the_table_though_it_answers_no_ping(autojump_clock):
     ours, server = add_hosts(MemoryNetwork(), 2)
     async with open_dht(ours, seed(1)) as dht, open_dht(server, seed(2)):
         await connect_all(ours, server)
         await dht.wait_for_peers()
         bucket = dht._node.table.buckets[0]
         bucket.peers = type(bucket.peers)((peer, (info, 0.0)) for peer, (info, _) in bucket.peers.items())
-        await trio.sleep(3600)
-        assert dht.routing_table_size == 1
+        for _ in range(100):
+            await trio.sleep(9)
+            assert dht.routing_table_size == 1
 
 
 async def test_several_nodes_behind_one_public_address_are_in_the_table(autojump_clock):
@@ -390,16 +391,17 @@ async def test_a_malformed_message_ends_the_stream_of_its_peer_only(autojump_clo
         assert await ask(other, ours, Message(type=Message.MessageType.GET_PROVIDERS, key=KEY)) is not None
 
 
-async def test_idle_streams_of_one_peer_do_not_take_the_server_from_the_others(autojump_clock):
-    ours, hostile, good = add_hosts(MemoryNetwork(), 3)
+async def test_idle_streams_of_some_peers_do_not_take_the_server_from_the_others(autojump_clock):
+    ours, good, *hostile = add_hosts(MemoryNetwork(), 5)
     async with open_dht(ours, seed(1)):
-        await connect_all(ours, hostile, good)
-        streams = [(await hostile.dial(ours.peer_id, [PROTOCOL]))[1] for _ in range(20)]
+        await connect_all(ours, good, *hostile)
+        streams = [(await host.dial(ours.peer_id, [PROTOCOL]))[1] for host in hostile for _ in range(30)]
         await trio.sleep(1)
         assert await ask(good, ours, Message(type=Message.MessageType.GET_PROVIDERS, key=KEY)) is not None
         await trio.sleep(61)
-        for stream in streams:
-            assert await stream.receive_some() == b""
+        with trio.fail_after(1):
+            for stream in streams:
+                assert await stream.receive_some() == b""
 
 
 async def test_a_provider_announces_every_window_without_being_cut_off(autojump_clock):

@@ -100,6 +100,11 @@ def test_a_message_reads_as_it_was_written(text: str) -> None:
     assert trio.run(read_message, Script(encode(text) + b"rest")) == text
 
 
+@pytest.mark.parametrize("length", [1, 126, 127, 128, 900])
+def test_a_message_of_any_length_reads_as_it_was_written(length: int) -> None:
+    assert trio.run(read_message, Script(encode("x" * length) + b"rest")) == "x" * length
+
+
 @hypothesis.given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_are_a_negotiation_or_untrusted_data(raw: bytes, with_header: bool) -> None:
     peer = Script((encode(HEADER) if with_header else b"") + raw)

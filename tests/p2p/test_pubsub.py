@@ -174,14 +174,33 @@ async def test_a_slow_reader_loses_the_oldest_messages_and_they_are_counted(auto
 
 
 async def test_a_direct_peer_gets_every_message_and_is_in_no_mesh(autojump_clock):
-    hosts = add_hosts(MemoryNetwork(), 2)
-    direct = f"{hosts[1].address}/p2p/{hosts[1].peer_id}"
-    async with open_node(hosts[0], 1, "t", direct_peers=[direct]) as one, open_node(hosts[1], 2, "t") as two:
-        await trio.sleep(3)  # it is connected without our doing
-        assert one.gossip.mesh_peers("t") == []
-        await one.gossip.publish("t", b"direct")
+    ours, other = add_hosts(MemoryNetwork(), 2)
+    direct = f"{other.address}/p2p/{other.peer_id}"
+    async with open_node(ours, 1, "t", direct_peers=[direct]) as node, raw_peer(other) as peer:
+        await trio.sleep(1)  # it is connected without our doing
+        await node.gossip.publish("t", b"not known to be on it")
+        await trio.sleep(10)
+        await peer.open(ours, hello("t"))
+        await trio.sleep(10)
+        await node.gossip.publish("t", b"on it")
         await trio.sleep(0.1)
-        assert two.data == [b"direct"]
+        rpcs = [rpc for stream in peer.streams for rpc in stream]
+        assert [m.data for rpc in rpcs for m in rpc.publish] == [b"not known to be on it", b"on it"]
+        assert not any(rpc.control.graft for rpc in rpcs)
+        assert node.gossip.mesh_peers("t") == []
+
+
+async def test_one_stream_is_opened_though_the_peer_is_identified_meanwhile(autojump_clock):
+    network = MemoryNetwork(latency=0.05)
+    hosts = add_hosts(network, 2)
+    async with open_nodes(*hosts):
+        network.latency = 0.01  # of the connection; the streams are slower
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connect_all, *hosts)
+            await trio.sleep(0.01)
+            network.latency = 0.05
+        await trio.sleep(5)
+        assert [len(host.dialled) for host in hosts] == [1, 1]
 
 
 async def test_only_meshsub_1_2_and_1_1_are_spoken(autojump_clock):
@@ -195,6 +214,11 @@ async def test_only_meshsub_1_2_and_1_1_are_spoken(autojump_clock):
         await connect_all(*hosts)
         await trio.sleep(1)
         assert hosts[0].dialled[1:] == [(hosts[1].peer_id, "/meshsub/1.1.0")]
+        hosts[0].network.drop(*hosts)
+        hosts[1].offers = ("/meshsub/1.0.0", "/meshsub/1.3.0", "/floodsub/1.0.0")
+        await connect_all(*hosts)
+        await trio.sleep(1)
+        assert len(hosts[0].dialled) == 2
 
 
 async def test_a_peer_that_speaks_no_meshsub_is_asked_at_most_once(autojump_clock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -204,6 +205,25 @@ async def test_a_slot_comes_back_when_its_connection_ends() -> None:
         assert await connect_and_leave(connect, 6) == 6
 
 
+async def test_nothing_of_a_connection_stays_when_it_ended() -> None:
+    async with open_host(SEED_A, LOOPBACK) as host:
+        nursery = host._swarm.background_nursery
+        assert nursery is not None
+        await trio.testing.wait_all_tasks_blocked()
+        tasks, descriptors = len(nursery.child_tasks), len(os.listdir("/proc/self/fd"))
+
+        async def connect(other: Host) -> None:
+            await other.connect(host.peer_id, host.listen_addrs(), timeout=2)
+            await other.ping(host.peer_id, timeout=2)
+
+        assert await connect_and_leave(connect, 5) == 5
+        await trio.sleep(0.2)
+        assert len(nursery.child_tasks) == tasks
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert not host._swarm.connections
+        assert host._swarm.peerstore.peer_ids() == [ID.from_string(host.peer_id)]
+
+
 async def test_the_stock_host_never_gives_a_slot_back() -> None:
     async with stock_host(SEED_A, max_connections=2) as host:
 
@@ -267,6 +287,16 @@ async def test_a_full_host_refuses_in_both_directions() -> None:
             await host.connect(third.peer_id, third.listen_addrs(), timeout=5)
         await host.disconnect(other.peer_id)
         await third.connect(host.peer_id, host.listen_addrs(), timeout=5)
+
+
+async def test_one_address_gets_no_more_than_half_of_the_connections() -> None:
+    third_and_fourth = open_host(SEED_C, LOOPBACK), open_host(b"d" * 32, LOOPBACK)
+    async with hosts(max_connections=4) as (host, other), third_and_fourth[0] as third, third_and_fourth[1] as fourth:
+        for peer in (other, third):
+            await peer.connect(host.peer_id, host.listen_addrs(), timeout=5)
+        with pytest.raises(DialError):
+            await fourth.connect(host.peer_id, host.listen_addrs(), timeout=5)
+        await host.connect(fourth.peer_id, fourth.listen_addrs(), timeout=5)
 
 
 # --- dialling

@@ -262,6 +262,11 @@ async def test_a_message_is_exactly_one_data_frame() -> None:
             assert frame.length == size
 
 
+def data_sent(connection: Connection) -> int:
+    written = bytearray(b"".join(connection._session.writes))  # type: ignore[attr-defined]
+    return sum(frame.length for frame in parse_frames_untrusted(written) if frame.kind == DATA)
+
+
 async def test_a_message_waits_until_the_window_takes_the_whole_of_it() -> None:
     async with against_raw_peer(dialled=True) as (connection, peer):
         stream = await connection.open_stream()
@@ -269,16 +274,13 @@ async def test_a_message_waits_until_the_window_takes_the_whole_of_it() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.write_message, bytes(20))
             await trio.testing.wait_all_tasks_blocked()
-            got = 0
-            while got < INITIAL_WINDOW - 10:
-                got += (await peer.next(DATA)).length
-            await trio.testing.wait_all_tasks_blocked()
-            before = list(connection._session.writes)  # type: ignore[attr-defined]
+            assert data_sent(connection) == INITIAL_WINDOW - 10
             await peer.send((WINDOW_UPDATE, 0, stream.stream_id, 9))
             await trio.testing.wait_all_tasks_blocked()
-            assert connection._session.writes == before  # type: ignore[attr-defined]
+            assert data_sent(connection) == INITIAL_WINDOW - 10
             await peer.send((WINDOW_UPDATE, 0, stream.stream_id, 1))
-            assert (await peer.next(DATA)).length == 20
+        await trio.testing.wait_all_tasks_blocked()
+        assert data_sent(connection) == INITIAL_WINDOW + 10
 
 
 async def test_a_cancelled_message_has_sent_nothing() -> None:
@@ -480,6 +482,38 @@ async def test_unread_data_of_a_stream_that_was_reset_is_not_counted() -> None:
         assert connection.unread == 0
         with pytest.raises(MuxedStreamReset):
             await stream.read()
+
+
+raw_frames = st.lists(
+    st.tuples(
+        st.integers(0, 4),
+        st.integers(0, 16),
+        st.sampled_from([0, 1, 2, 3, 5, 2**32 - 1]),
+        st.sampled_from([0, 1, 7, 300, INITIAL_WINDOW, INITIAL_WINDOW + 1, 2**32 - 1]),
+    ),
+    max_size=30,
+)
+
+
+@hypothesis.given(raw_frames, st.binary(max_size=400))
+@hypothesis.settings(max_examples=60)
+def test_whatever_frames_a_peer_sends_the_connection_ends_without_an_exception(sent: list, filler: bytes) -> None:
+    async def main() -> None:
+        async with against_raw_peer() as (connection, peer):
+            ours = await connection.open_stream()
+            with suppress(ConnectionClosedError):
+                for frame in sent:
+                    await peer.send(frame, filler[: frame[3]] if frame[0] == DATA else b"")
+            await trio.testing.wait_all_tasks_blocked()
+            with suppress(MuxedStreamError, MuxedStreamEOF):
+                with trio.move_on_after(0):
+                    await ours.read()
+                await ours.write(b"x")
+        assert connection.is_closed
+        assert connection.unread == 0
+        assert connection.stream_count == 0
+
+    trio.run(main)
 
 
 # --- the life of a connection

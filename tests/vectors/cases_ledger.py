@@ -7,6 +7,7 @@ Each takes a case (a JSON object of a vector file) and returns None where we agr
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -52,9 +53,14 @@ def check_block(case: Case) -> str | None:
     finding = differ("hash after reading", case["hash_after_reading"], checksum(block))
     if finding or case.get("lenient"):
         return finding
-    findings = [differ("json", case["json"], write_block(block).decode())]
+    # Where reading JSON loses something (a bare entry's time), Go's block in memory had another hash input than ours.
+    in_memory = base64.b64decode(case["hash_input"])
+    findings = [
+        differ("json", case["json"], write_block(block).decode()),
+        differ("hash of its input", case["hash"], hashlib.sha256(in_memory).hexdigest()),
+    ]
     if case["hash"] == case["hash_after_reading"]:
-        findings.append(differ("hash input", base64.b64decode(case["hash_input"]), hash_input(block)))
+        findings.append(differ("hash input", in_memory, hash_input(block)))
         findings.append(differ("hash", case["hash"], checksum(block)))
     if case["name"] == "genesis":
         findings.append(differ("genesis", (0, case["hash"], ""), _first()))
