@@ -25,6 +25,7 @@ from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.actors.topics import Feed
 from edgevpn.errors import EdgevpnError
 from edgevpn.fast_stream import FastStream
+from edgevpn.p2p.address_book import LIFETIME
 from edgevpn.p2p.host import Host, HostStream, open_host
 from edgevpn.proto import messages, protocols
 from edgevpn.proto.ip import split_packets_untrusted
@@ -164,7 +165,8 @@ class HostActor:
     # --- requests
 
     async def _connect(self, request: Connect) -> Body:
-        await self._host.connect(request.peer_id, request.addrs, timeout=15, source=request.source)
+        source = request.source if request.source in LIFETIME else "gossip"
+        await self._host.connect(request.peer_id, request.addrs, timeout=15, source=source)
         return Done()
 
     async def _disconnect(self, request: Disconnect) -> Body:

@@ -24,6 +24,7 @@ MAX_TEXT = 512
 # In the order in which they are trusted to lead to the peer. "before" are the addresses of an earlier run.
 LIFETIME: dict[str, float] = {
     "static": math.inf,
+    "bootstrap": math.inf,
     "mdns": 600.0,
     "gossip": 7200.0,
     "identify": 3600.0,
@@ -31,6 +32,7 @@ LIFETIME: dict[str, float] = {
     "dht": 1800.0,
 }
 WORKED_LIFETIME = 86400.0
+BY_HAND = ("static", "bootstrap")  # what the user named: good as it is, and dropped last
 _RANK = {source: rank for rank, source in enumerate(LIFETIME)}
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -123,7 +125,7 @@ class AddressBook:
 
     `blocked`: networks that are never dialled (the VPN's own: a packet of the tunnel must not carry the tunnel).
     `loopback`: whether loopback addresses are good from every source (they are when we listen on nothing else);
-    otherwise only from a "static" one, or from a peer known to be on this machine.
+    otherwise only those that the user named, or of a peer known to be on this machine.
     """
 
     blocked: tuple[IPNetwork, ...] = ()
@@ -154,7 +156,7 @@ class AddressBook:
         if known:
             self._peers[peer_id] = known  # at the end: the most lately heard of
         while len(known) > MAX_ADDRS:
-            del known[max(known, key=lambda text: (known[text].source != "static", known[text].key()))]
+            del known[max(known, key=lambda text: (known[text].source not in BY_HAND, known[text].key()))]
         while len(self._peers) > MAX_PEERS:
             del self._peers[self._least_wanted()]
         return kept
@@ -167,7 +169,7 @@ class AddressBook:
             return False  # a link-local IPv6 address needs an interface, which a multiaddr does not carry
         if network_of(ip, self.blocked) is not None:
             return False
-        return not ip.is_loopback or self.loopback or local or source == "static"
+        return not ip.is_loopback or self.loopback or local or source in BY_HAND
 
     def succeeded(self, peer_id: str, text: str, now: float) -> None:
         """A connection over `text` was made."""
@@ -205,6 +207,6 @@ class AddressBook:
     def _least_wanted(self) -> str:
         """The peer heard of longest ago, among those that nobody named by hand."""
         for peer_id, known in self._peers.items():
-            if all(entry.source != "static" for entry in known.values()):
+            if all(entry.source not in BY_HAND for entry in known.values()):
                 return peer_id
         return next(iter(self._peers))

@@ -131,9 +131,7 @@ class Router(GossipSub):
             eclipse_protection_enabled=False,
             adaptive_gossip_enabled=False,
         )
-        self.scorer = (
-            None  # its thresholds are minus infinity, and it keeps a counter for each peer and topic ever seen
-        )
+        self.scorer = None  # it lets everybody through, and keeps a counter for each topic a peer was ever on
         self.mcache = BoundedMessageCache(max(64 << 20, 2 * max_message_size))
         self._counters = counters
         self._deliver = deliver

@@ -118,6 +118,7 @@ def test_loopback_is_good_for_a_peer_on_this_machine_and_when_the_user_says_so()
     assert AddressBook().add(PEER, loopback, "gossip", 0) == 0
     assert AddressBook().add(PEER, loopback, "gossip", 0, local=True) == 1
     assert AddressBook().add(PEER, loopback, "static", 0) == 1
+    assert AddressBook().add(PEER, loopback, "bootstrap", 0) == 1
     assert AddressBook(loopback=True).add(PEER, loopback, "gossip", 0) == 1
 
 

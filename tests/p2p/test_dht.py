@@ -267,7 +267,8 @@ async def test_a_peer_that_is_gone_is_out_of_the_table_at_once(autojump_clock):
     ours, server = add_hosts(MemoryNetwork(), 2)
     async with open_dht(ours, seed(1)) as dht:
         await connect_all(ours, server)
-        await dht.wait_for_peers()
+        await trio.sleep(60)  # until no lookup is under way, which would notice too
+        assert dht.routing_table_size == 1
         server.crash()
         await trio.sleep(0.01)
         assert dht.routing_table_size == 0
@@ -277,7 +278,7 @@ async def test_a_connected_server_stays_in_the_table_though_it_answers_no_ping(a
     ours, server = add_hosts(MemoryNetwork(), 2)
     async with open_dht(ours, seed(1)) as dht, open_dht(server, seed(2)):
         await connect_all(ours, server)
-        await dht.wait_for_peers()
+        await trio.sleep(10)
         bucket = dht._node.table.buckets[0]
         bucket.peers = type(bucket.peers)((peer, (info, 0.0)) for peer, (info, _) in bucket.peers.items())
         for _ in range(100):
@@ -386,7 +387,7 @@ async def test_a_malformed_message_ends_the_stream_of_its_peer_only(autojump_clo
     ours, other = add_hosts(MemoryNetwork(), 2)
     async with open_dht(ours, seed(1)):
         await connect_all(ours, other)
-        with trio.move_on_after(70):
+        with trio.fail_after(1):
             assert await ask(other, ours, garbage) is None
         assert await ask(other, ours, Message(type=Message.MessageType.GET_PROVIDERS, key=KEY)) is not None
 

@@ -295,7 +295,8 @@ trio.run(main)
             with trio.fail_after(30):
                 said = b""
                 while not said.endswith(b"\n"):
-                    said += await process.stdout.receive_some()
+                    said += (more := await process.stdout.receive_some())
+                    assert more, "the other process did not start"
             peer_id, *addrs = said.decode().split()
             async with host.peer_events() as events:
                 await host.connect(peer_id, addrs, timeout=5)

@@ -191,14 +191,16 @@ async def test_a_direct_peer_gets_every_message_and_is_in_no_mesh(autojump_clock
 
 
 async def test_one_stream_is_opened_though_the_peer_is_identified_meanwhile(autojump_clock):
-    network = MemoryNetwork(latency=0.05)
-    hosts = add_hosts(network, 2)
+    hosts = add_hosts(MemoryNetwork(latency=0.01), 2)
+    real = hosts[0].dial
+
+    async def slow_dial(peer_id, protocols):
+        await trio.sleep(0.1)
+        return await real(peer_id, protocols)
+
+    hosts[0].dial = slow_dial  # type: ignore[method-assign]
     async with open_nodes(*hosts):
-        network.latency = 0.01  # of the connection; the streams are slower
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connect_all, *hosts)
-            await trio.sleep(0.01)
-            network.latency = 0.05
+        await connect_all(*hosts)
         await trio.sleep(5)
         assert [len(host.dialled) for host in hosts] == [1, 1]
 

@@ -62,9 +62,10 @@ async def test_when_the_host_restarts_peers_go_down_and_come_back_and_streams_ar
     assert follower.events == [("identified", two.peer_id), ("down", two.peer_id)]
     assert stand_in.peers == {}
     one.restart()
+    await trio.sleep(1)
     await connect_all(one, two)
     await trio.sleep(1)
-    assert follower.events[2:] == [("identified", two.peer_id)]
+    assert follower.events[2:] == [("up", two.peer_id), ("identified", two.peer_id)]
     _, stream = await two.dial(one.peer_id, [KAD])
     await stream.send_all(b"again")
     await trio.sleep(1)
