@@ -9,6 +9,7 @@ the middle of somebody else's read.
 from __future__ import annotations
 
 import os
+import select
 
 import trio
 
@@ -78,6 +79,12 @@ class FastStream(trio.abc.HalfCloseableStream):
             return 0
         except OSError as exc:
             raise trio.BrokenResourceError(str(exc)) from exc
+
+    def hung_up(self) -> bool:
+        """Whether the other end is closed altogether, not just for writing (poll(2): POLLHUP)."""
+        poll = select.poll()
+        poll.register(self._open_descriptor(), 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
 
     def _open_descriptor(self) -> int:
         descriptor = self._socket.fileno()

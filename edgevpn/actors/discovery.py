@@ -145,9 +145,11 @@ class DiscoveryActor:
                 if now_keys != keys or dht.routing_table_size > size:
                     pause.reset()
                 keys, size = now_keys, dht.routing_table_size
-                if size:
-                    await self._round(dht, keys)
-                with trio.move_on_after(pause.next() if size else 0.1):
+                if not size:
+                    await dht.wait_for_peers()
+                    continue
+                await self._round(dht, keys)
+                with trio.move_on_after(pause.next()):
                     await self._look_again.wait()
 
     def _rendezvous_keys(self) -> list[bytes]:

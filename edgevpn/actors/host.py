@@ -47,6 +47,7 @@ HOLD = 10.0
 MAX_WAITING = 256
 MAX_REDIAL = 64
 MAX_CONNECTIONS = 400  # where --max-connections says 0
+HUNG_UP_CHECK = 1.0
 _PUMP = 256 * 1024
 
 
@@ -234,31 +235,43 @@ class HostActor:
 async def pump(pipe: FastStream, stream: HostStream) -> None:
     """Bytes both ways between an actor and a peer, until both directions ended or either broke.
 
-    An end of file in one direction closes just that direction. On `/edgevpn/0.1` each IP packet must be one yamux
-    data frame, so what the actor writes is cut at packet boundaries first.
+    An end of file in one direction closes just that direction; an actor that is gone (its end of the pipe is closed
+    altogether) ends both. On `/edgevpn/0.1` each IP packet must be one yamux data frame, so what the actor writes is
+    cut at packet boundaries first.
     """
+    sent_all = trio.Event()
     async with trio.open_nursery() as nursery:
 
         async def outward() -> None:
-            rest = b""
             try:
-                while data := await pipe.receive_some(_PUMP):
-                    if stream.protocol == protocols.EDGEVPN_PACKETS:
-                        packets, rest = split_packets_untrusted(rest + data)
-                        for packet in packets:
-                            await stream.write_message(packet)
-                    else:
-                        await stream.write(data)
-                await stream.close()
+                await _send_outward(pipe, stream)
             except (EdgevpnError, trio.BrokenResourceError, trio.ClosedResourceError):
                 nursery.cancel_scope.cancel()
+            sent_all.set()
+            while not pipe.hung_up():  # noqa: ASYNC110 - trio does not wait for a hang-up
+                await trio.sleep(HUNG_UP_CHECK)
+            nursery.cancel_scope.cancel()
 
         nursery.start_soon(outward)
         try:
             await stream.relay_to(pipe)
             await pipe.send_eof()
+            await sent_all.wait()
         except (EdgevpnError, trio.BrokenResourceError, trio.ClosedResourceError):
-            nursery.cancel_scope.cancel()
+            pass  # either end broke: the other is told by what follows
+        nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True):
         await trio.aclose_forcefully(pipe)
         await stream.reset()
+
+
+async def _send_outward(pipe: FastStream, stream: HostStream) -> None:
+    rest = b""
+    while data := await pipe.receive_some(_PUMP):
+        if stream.protocol == protocols.EDGEVPN_PACKETS:
+            packets, rest = split_packets_untrusted(rest + data)
+            for packet in packets:
+                await stream.write_message(packet)
+        else:
+            await stream.write(data)
+    await stream.close()
