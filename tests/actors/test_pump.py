@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import edgevpn.p2p  # noqa: F401 - before libp2p
 import pytest
 import trio
 
+import edgevpn.p2p  # noqa: F401 - before libp2p
 from edgevpn.actors import host as host_actor
 from edgevpn.fast_stream import FastStream
 from edgevpn.p2p.host import HostStream, StreamError, open_host
