@@ -10,20 +10,34 @@ unset PYTHONDONTWRITEBYTECODE VIRTUAL_ENV PYTHONPATH PYTHONHOME
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
+# One at a time: scripts/test and scripts/demo may be started together.
+exec 9<uv.lock
+flock 9
+
 # command, and the Debian package it comes in
 needed=(ip:iproute2 ping:iputils-ping iperf3:iperf3 ethtool:ethtool nft:nftables cc:gcc)
+
+have_header() {
+    local directory
+    for directory in /usr/include /usr/include/*-linux-gnu /usr/local/include; do
+        [ -e "$directory/$1" ] && return
+    done
+    return 1
+}
 
 missing_packages() {
     local pair
     for pair in "${needed[@]}"; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || printf '%s\n' "${pair#*:}"
     done
-    # python-pytun is compiled here: Debian's own python needs its headers, and the C library's.
+    # fastecdsa, which libp2p brings, has no wheel for Linux and is compiled here: with GMP's headers, Python's
+    # (Debian's own python comes without) and the C library's.
+    have_header gmp.h || printf 'libgmp-dev\n'
+    have_header stdio.h || printf 'libc6-dev\n'
     "$python" - <<'EOF' || printf 'python3-dev\n'
 import os, sys, sysconfig
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))
 EOF
-    [ -e /usr/include/stdio.h ] || printf 'libc6-dev\n'
     if [ -z "$(find_uv)" ]; then
         "$python" -c 'import ensurepip' 2>/dev/null || printf 'python3-venv\n'
     fi
@@ -74,6 +88,7 @@ uv=$(find_uv)
 if [ -z "$uv" ]; then
     say "installing uv into .venv-tools"
     "$python" -m venv .venv-tools || fail "can't make a virtual environment: install python3-venv"
+    printf '*\n' >.venv-tools/.gitignore # neither git nor ruff looks into it
     .venv-tools/bin/python -m pip install --quiet --disable-pip-version-check uv || fail "pip could not install uv"
     uv=$root/.venv-tools/bin/uv
 fi

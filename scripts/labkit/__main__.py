@@ -27,7 +27,7 @@ def main() -> int:
     )
     parser.add_argument("-n", type=int, default=2, help="nodes (2)")
     parser.add_argument("--delay", type=float, default=0, metavar="MS", help="one way, through a userspace relay")
-    parser.add_argument("--loss", type=float, default=0, metavar="PERCENT", help="random, of packets over 100 bytes")
+    parser.add_argument("--loss", type=float, default=0, metavar="PERCENT", help="random, each way")
     parser.add_argument("--rate", type=float, metavar="MBIT", help="of each link")
     parser.add_argument("--seed", type=int, default=0, help="of the losses (0)")
     parser.add_argument("--each", action="store_true", help="run the command in every node, one after the other")

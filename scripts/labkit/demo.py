@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from typing import Any
@@ -50,7 +51,7 @@ def main() -> int:
         with Lab(2) as lab:
             figures = demonstrate(lab, nodes, progress)
             progress.say("taking everything down")
-    except (LabError, OSError) as exc:
+    except (LabError, OSError, ValueError, subprocess.SubprocessError) as exc:
         print(f"demo: {exc}", file=sys.stderr)
         for number, vpn in enumerate(nodes, 1):
             if vpn.log.exists():

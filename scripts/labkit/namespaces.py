@@ -5,8 +5,9 @@
 
 Each node has one interface, eth0, with 10.99.0.K/24 and fd99::K/64, and a route for everything else, multicast too,
 that leads nowhere but to the others. With delay, loss or a rate a userspace relay (relay.py) takes the bridge's place.
-All names begin with `evlab` and the maker's process id, so labs can run beside each other and what a killed one left
-can be told (`sweep`). Programs started here are ended with their process groups: asked first, killed after 3 s.
+All names begin with `evlab` and the maker's process id, so labs can run beside each other, and what a killed one left
+can be told: `sweep` removes it, and so does the next lab. Programs started here are ended with their process groups,
+asked first and killed after 3 s; what else still runs in the lab's namespaces is killed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from types import FrameType, TracebackType
 from typing import IO, Any
 
 _PREFIX = "evlab"
+_NAMESPACES = Path("/run/netns")  # where ip-netns(8) keeps them
 _counter = itertools.count(1)
 _STOP_GRACE = 3.0
 
@@ -65,21 +67,25 @@ class Node:
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end. Raises LabError when it fails (`check`) or takes too long."""
-        try:
-            done = subprocess.run(
-                self.command(words),
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                env=None if env is None else dict(env),
-                stdin=subprocess.DEVNULL,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as exc:
-            raise LabError(f"{words[0]} did not end within {timeout:g} s") from exc
-        if check and done.returncode:
-            raise LabError(f"{' '.join(words)} ended with {done.returncode}: {(done.stderr or done.stdout).strip()}")
-        return done
+        with subprocess.Popen(
+            self.command(words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=None if env is None else dict(env),
+            start_new_session=True,
+        ) as process:
+            try:
+                output, errors = process.communicate(timeout=timeout)
+            except BaseException as exc:
+                os.killpg(process.pid, signal.SIGKILL)  # with all that it started: they hold the pipes, too
+                if isinstance(exc, subprocess.TimeoutExpired):
+                    raise LabError(f"{words[0]} did not end within {timeout:g} s") from exc
+                raise
+        if check and process.returncode:
+            raise LabError(f"{' '.join(words)} ended with {process.returncode}: {(errors or output).strip()}")
+        return subprocess.CompletedProcess(list(words), process.returncode, output, errors)
 
     def popen(
         self,
@@ -149,6 +155,7 @@ class Lab:
             raise LabError(f"can't make a lab: {reason}")
         self._catch_signals()
         try:
+            self.sweep()
             self._make()
         except BaseException:
             self.close()
@@ -188,14 +195,14 @@ class Lab:
 
     def _start_relay(self) -> None:
         for node in self.nodes:  # real packets on the wire: no offload through a relay
-            node.run(["ethtool", "-K", "eth0", "tso", "off", "gso", "off", "gro", "off", "tx", "off"], check=False)
+            node.run(["ethtool", "-K", "eth0", "tso", "off", "gso", "off", "gro", "off", "tx", "off"])
         words = [sys.executable, str(Path(__file__).with_name("relay.py")), "--ports", str(len(self.nodes))]
         words += ["--delay-ms", str(self._delay_ms), "--loss", str(self._loss), "--seed", str(self._seed or 0)]
         if self._rate_mbit:
             words += ["--rate-mbit", str(self._rate_mbit)]
         self._relay = subprocess.Popen(
             ["ip", "netns", "exec", self._bridge, *words],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # its end tells the relay that its maker is gone, however it went
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
@@ -204,17 +211,20 @@ class Lab:
 
     def close(self) -> None:
         """End everything that was started, remove everything that was made."""
-        _stop([process for node in self.nodes for process in node.processes], _STOP_GRACE)
-        if self._relay is not None:
-            _stop([self._relay], 0.2)
-            if self._relay.stdout is not None:
-                self._relay.stdout.close()
-            self._relay = None
-        present = set(_namespaces())
-        for name in (*(node.netns for node in self.nodes), self._bridge):
-            if name in present:
-                subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-        self._give_signals_back()
+        # A second Ctrl-C waits until all is gone.
+        waiting = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+        try:
+            _stop([process for node in self.nodes for process in node.processes], _STOP_GRACE)
+            if self._relay is not None:
+                _stop([self._relay], 0.2)
+                for pipe in (self._relay.stdin, self._relay.stdout):
+                    if pipe is not None:
+                        pipe.close()
+                self._relay = None
+            _remove([*(node.netns for node in self.nodes), self._bridge])
+            self._give_signals_back()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
 
     # --- signals: a lab goes away with the program that made it
 
@@ -233,19 +243,38 @@ class Lab:
 
     @staticmethod
     def sweep() -> list[str]:
-        """Remove namespaces of labs whose maker is gone; their names."""
-        removed = []
-        for name in _namespaces():
-            match = re.match(rf"{_PREFIX}(\d+)x", name)
+        """Remove namespaces of labs whose maker is gone, and what still runs in them; their names."""
+        left = []
+        for path in _NAMESPACES.glob(f"{_PREFIX}*"):
+            match = re.match(rf"{_PREFIX}(\d+)x", path.name)
             if match and not Path(f"/proc/{match[1]}").exists():
-                subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-                removed.append(name)
-        return removed
+                left.append(path.name)
+        _remove(left)
+        return sorted(left)
 
 
-def _namespaces() -> list[str]:
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
-    return [line.split()[0] for line in listed.splitlines() if line.strip()]
+def _remove(names: Sequence[str]) -> None:
+    """Delete those of the namespaces that are there; what runs in them is killed."""
+    present = [name for name in names if (_NAMESPACES / name).exists()]
+    for pid in _pids_in(present):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for name in present:
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def _pids_in(names: Sequence[str]) -> list[int]:
+    """The processes in these namespaces, in one pass over /proc."""
+    inodes = set()
+    for name in names:
+        with contextlib.suppress(OSError):  # another lab's sweep was faster
+            inodes.add(os.stat(_NAMESPACES / name).st_ino)
+    found = []
+    for process in Path("/proc").glob("[0-9]*") if inodes else ():
+        with contextlib.suppress(OSError):  # it has just ended
+            if os.stat(process / "ns" / "net").st_ino in inodes:
+                found.append(int(process.name))
+    return found
 
 
 def _ip_batch(lines: Sequence[str], netns: str | None = None) -> None:

@@ -27,7 +27,10 @@ def environment(**more: str) -> dict[str, str]:
 
 def new_token() -> str:
     """A fresh network."""
-    return subprocess.run([EDGEVPN, "-g", "-b"], capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run([EDGEVPN, "-g", "-b"], capture_output=True, text=True, check=False, env=environment())
+    if done.returncode:
+        raise LabError(f"edgevpn -g -b ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout.strip()
 
 
 class Vpn:
