@@ -14,6 +14,7 @@ import select
 import trio
 
 _READ_SIZE = 65536
+_FIRST_READ = 16384  # after a wait: memory for a large read that is not there costs more than it
 _SENDS_A_TURN = 8
 
 
@@ -40,6 +41,7 @@ class FastStream(trio.abc.HalfCloseableStream):
         while True:
             if self._drained:
                 await trio.lowlevel.wait_readable(self._open_descriptor())
+                size = min(size, _FIRST_READ)
             try:
                 data = os.read(self._open_descriptor(), size)
             except BlockingIOError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -142,7 +143,7 @@ def measure_kills(rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
                 pid = two.pid_of(actor)
                 pinging = traffic.Pinging(lab.node(2), "10.1.0.1", 0.02, "edgevpn0")
                 time.sleep(0.3)
-                lab.node(2).run(["kill", "-9", str(pid)])
+                os.kill(pid, signal.SIGKILL)
                 time.sleep(2.5)
                 outages[actor].append(pinging.finish().longest_gap_s)
             say(f"kills, round {number}: " + ", ".join(f"{a} {v[-1]:.2f}" for a, v in outages.items()) + " s")

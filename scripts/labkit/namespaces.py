@@ -79,7 +79,8 @@ class Node:
             try:
                 output, errors = process.communicate(timeout=timeout)
             except BaseException as exc:
-                os.killpg(process.pid, signal.SIGKILL)  # with all that it started: they hold the pipes, too
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.killpg(process.pid, signal.SIGKILL)  # with all that it started: they hold the pipes, too
                 if isinstance(exc, subprocess.TimeoutExpired):
                     raise LabError(f"{words[0]} did not end within {timeout:g} s") from exc
                 raise

@@ -1,7 +1,7 @@
 """The wire of a lab that has delay, loss or a rate: a learning switch in userspace, run in the bridge's namespace.
 
 One packet socket a port (packet(7)), non-blocking, on one epoll. Each frame is dropped with the given probability (from
-a seeded generator; ARP and IPv6 neighbour discovery are spared, or a lossy lab would start with seconds of silence),
+a generator of its port's, seeded; what finds neighbours is spared, or a lossy lab would start with seconds of silence),
 held for the delay, and given a place behind those before it on its way out at the rate. A port's queue holds at most
 QUEUE_MS of the rate, and all of them together MOST_WAITING frames: what comes on top is dropped, as on a real link.
 It ends with its maker, whose end of standard input closes.
@@ -41,7 +41,7 @@ def main() -> None:
 
 def relay(count: int, delay: float, loss: float, rate: float, seed: int) -> None:
     """Run until standard input closes. Seconds, fraction, bytes a second."""
-    chance = random.Random(seed)
+    chances: dict[int, random.Random] = {}
     ports: dict[int, socket.socket] = {}
     poll = select.epoll()
     for k in range(1, count + 1):
@@ -51,6 +51,7 @@ def relay(count: int, delay: float, loss: float, rate: float, seed: int) -> None
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             port.setsockopt(socket.SOL_SOCKET, option, 8 << 20)
         ports[port.fileno()] = port
+        chances[port.fileno()] = random.Random(f"{seed}/{k}")
         poll.register(port.fileno(), select.EPOLLIN)
     poll.register(0, 0)  # hang-ups are always told
     free_at = dict.fromkeys(ports, 0.0)
@@ -67,7 +68,7 @@ def relay(count: int, delay: float, loss: float, rate: float, seed: int) -> None
         for descriptor, _ in poll.poll(max(0.0, waiting[0][0] - now) if waiting else -1):
             if descriptor not in ports:
                 return
-            port = ports[descriptor]
+            port, chance = ports[descriptor], chances[descriptor]
             for _ in range(_BATCH):
                 try:
                     frame, address = port.recvfrom(65536)
@@ -76,7 +77,7 @@ def relay(count: int, delay: float, loss: float, rate: float, seed: int) -> None
                 if address[2] == _OUTGOING:
                     continue
                 learned[frame[6:12]] = descriptor
-                if loss and chance.random() < loss and not finds_neighbours(frame):
+                if loss and not finds_neighbours(frame) and chance.random() < loss:
                     continue
                 if len(waiting) >= MOST_WAITING:
                     continue
@@ -94,10 +95,14 @@ def relay(count: int, delay: float, loss: float, rate: float, seed: int) -> None
 
 
 def finds_neighbours(frame: bytes) -> bool:
-    """Whether an Ethernet frame is ARP, or ICMPv6 of types 133-137 (RFC 4861)."""
+    """Whether an Ethernet frame is ARP, IPv6 neighbour discovery (RFC 4861) or multicast membership (RFC 3810).
+
+    None of them is drawn for: they come when they like, and the losses of the rest are the same with the same seed.
+    """
     kind = frame[12:14]
     if kind == b"\x86\xdd" and len(frame) > 54:
-        return frame[20] == 58 and 133 <= frame[54] <= 137
+        # 58 is ICMPv6; 0 a hop-by-hop header, which only membership reports carry here
+        return frame[20] == 0 or (frame[20] == 58 and 133 <= frame[54] <= 137)
     return kind == b"\x08\x06"
 
 

@@ -105,7 +105,6 @@ def test_a_delay_is_added_each_way(make_lab: MakeLab) -> None:
 
 def lost_of(seed: int) -> list[int]:
     with Lab(2, loss=0.5, seed=seed) as lab:
-        # Answers only (-b none): one draw a packet would do, but a ping is two.
         done = lab.node(1).run(["ping", "-n", "-c", "40", "-i", "0.01", "-W", "0.3", lab.node(2).address], check=False)
     seen = {int(word.split("=")[1]) for word in done.stdout.split() if word.startswith("icmp_seq=")}
     return [number for number in range(1, 41) if number not in seen]
@@ -113,11 +112,12 @@ def lost_of(seed: int) -> list[int]:
 
 def test_losses_are_random_but_the_same_with_the_same_seed() -> None:
     lost = lost_of(7)
-    assert 20 < len(lost) < 38  # 30 expected: there or back
+    assert 20 < len(lost) < 38  # 30 expected: on the way there or back
+    assert lost_of(7) == lost
     assert lost_of(8) != lost
 
 
-def test_address_resolution_is_spared_from_loss(make_lab: MakeLab) -> None:
+def test_what_finds_neighbours_is_spared_from_loss(make_lab: MakeLab) -> None:
     assert finds_neighbours(bytes(12) + b"\x08\x06" + bytes(28))
     advertisement = bytes(12) + b"\x86\xdd" + bytes(6) + b"\x3a" + bytes(33) + bytes([136]) + bytes(23)
     assert finds_neighbours(advertisement)
@@ -195,7 +195,7 @@ def test_a_command_that_fails_or_hangs_says_so(make_lab: MakeLab) -> None:
     with pytest.raises(LabError, match="ended with 3: broken"):
         node.run(["sh", "-c", "echo broken >&2; exit 3"])
     assert node.run(["false"], check=False).returncode == 1
-    with pytest.raises(LabError, match="did not end within 0.2 s"):
+    with pytest.raises(LabError, match="did not end"):
         node.run(["sh", "-c", "sleep 300 & sleep 300"], timeout=0.2)
     assert ends_soon(processes_in([node.netns]))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error
@@ -14,6 +16,10 @@ from tests.p2p.test_swarm_mends import LOOPBACK, NOBODY, SEED_A, SEED_B
 
 
 async def test_a_host_is_reached_by_its_name() -> None:
+    try:
+        socket.getaddrinfo("localhost", None)
+    except OSError:
+        pytest.skip("this machine has no name for itself: /etc/hosts lacks localhost")
     async with open_host(SEED_A, LOOPBACK) as host, open_host(SEED_B, LOOPBACK) as other:
         port = host.bound_addrs()[0].rsplit("/", 1)[1]
         await other.connect(host.peer_id, [f"/dns4/localhost/tcp/{port}"], timeout=5)
