@@ -39,7 +39,8 @@ async def _converse(client: Client) -> int:
                 sys.stderr.write("the actor went away\n")
                 return 1
             try:
-                line = await trio.to_thread.run_sync(_read_line, prompt, cancellable=True)
+                # mypy reads trio-typing's stubs, which are older than this trio
+                line = await trio.to_thread.run_sync(_read_line, prompt, abandon_on_cancel=True)  # type: ignore[call-arg]
             except EOFError:
                 sys.stdout.write("\n" if sys.stdin.isatty() else "")
                 return 0

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab
-from scripts.labkit.nodes import Vpn, new_token
+from scripts.labkit.nodes import EDGEVPN, Vpn, new_token
 
 MakeLab = Callable[..., Lab]
 MakeNode = Callable[..., Vpn]
@@ -76,6 +77,26 @@ def test_two_nodes_with_one_token_find_each_other_and_carry_packets(make_lab: Ma
     failed = two.ask("repl", "ledger", "-c", "1 / 0", check=False)
     assert failed.returncode == 1
     assert "ZeroDivisionError" in failed.stderr
+
+
+def test_a_prompt_in_an_actor_awaits_and_leaves_it_as_it_was(make_lab: MakeLab, start: MakeNode) -> None:
+    vpn = start(make_lab(1).node(1), new_token(), "10.1.0.1/24", "--dht=false")
+    vpn.wait_for_state("joining")
+    lines = "import trio\nfor n in range(2):\n    print('line', n)\n\nawait trio.sleep(0.01)\n1/0\nactor.name\n"
+    done = subprocess.run(
+        [EDGEVPN, "repl", f"--run-dir={vpn.run_dir}", "ledger"], input=lines, capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 0, done.stderr
+    assert "line 0\nline 1" in done.stdout
+    assert "ZeroDivisionError" in done.stdout
+    assert "'ledger'" in done.stdout
+    secret = vpn.ask("repl", "sealer", "-c", "network").stdout
+    assert "<secret>" in secret
+    found = next(one for one in vpn.json("actors") if one["name"] == "ledger")
+    assert (found["state"], found["restarts"]) == ("ready", 0)
+    asked = vpn.ask("actors", "restart", "gossip")
+    assert asked.returncode == 0
+    assert next(one for one in vpn.json("actors") if one["name"] == "gossip")["restarts"] == 1
 
 
 def test_ipv6_inside_goes_as_ipv4_does(make_lab: MakeLab, start: MakeNode) -> None:

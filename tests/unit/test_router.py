@@ -30,6 +30,7 @@ def test_a_peer_speaks_only_for_its_own_addresses() -> None:
     router = Router(ROUTES, ["10.1.0.1/24"])
     assert router.allows("two", ip("10.1.0.2"))
     assert router.allows("two", ip("10.9.3.3"))
+    assert not router.allows("three", ip("10.9.3.3"))
     for source in ("10.1.0.3", "10.1.0.1", "192.0.2.1", "fd42::3"):
         assert not router.allows("two", ip(source))
     assert not router.allows("stranger", ip("10.1.0.2"))
