@@ -182,7 +182,7 @@ class NodeConfig:
     dht: bool = True
     mdns: bool = True
     discovery_interval: float = 720.0  # the longest pause between two rounds in the DHT
-    bootstrap_peers: tuple[str, ...] = ()  # multiaddrs with /p2p/; empty: the public ones (if dht)
+    bootstrap_peers: tuple[str, ...] = ()  # multiaddrs with /p2p/; empty: none, this node only serves the DHT to others
     static_peers: tuple[tuple[str, str], ...] = ()  # (VPN address, peer id)
 
     ledger_announce_interval: float = 10.0

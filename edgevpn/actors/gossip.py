@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from edgevpn.actors.actor_entry import actor_entry
+from edgevpn.actors.client import apply
 from edgevpn.actors.host_link import HostLink
 from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
@@ -24,13 +25,11 @@ from edgevpn.actors.topics import Feed
 from edgevpn.p2p.pubsub import Gossip, open_gossip
 from edgevpn.proto.messages import (
     Body,
-    Change,
     GossipReceived,
     Member,
     NetworkFacts,
     Publish,
     Published,
-    Snapshot,
     Window,
 )
 from edgevpn.proto.topic_schedule import TopicWindow, schedule
@@ -46,7 +45,7 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         windows: dict[str, Body] = {}
         async with shell.client("sealer").watch("windows") as updates:
             first = await anext(updates)
-            _apply(windows, first)
+            apply(windows, first)
             facts = windows.get("network")
             most = facts.max_message_size if isinstance(facts, NetworkFacts) else 20 << 20
             async with open_gossip(HostLink(shell.client("host")), seed, max_message_size=most) as gossip:
@@ -56,19 +55,8 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
                 nursery.start_soon(actor.follow_schedule)
                 await shell.ready()
                 async for update in updates:
-                    _apply(windows, update)
+                    apply(windows, update)
                     actor.windows_changed()
-
-
-def _apply(windows: dict[str, Body], update: Any) -> None:
-    """The sealer's newest windows; after its restart they are the same, so nothing is left meanwhile."""
-    if isinstance(update, Snapshot):
-        windows.clear()
-        windows.update(update.items)
-    elif isinstance(update, Change):
-        windows.update(update.put)
-        for key in update.gone:
-            windows.pop(key, None)
 
 
 class GossipActor:

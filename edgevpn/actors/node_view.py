@@ -66,13 +66,13 @@ class NodeView:
             name
             for name, on in (
                 ("mDNS on this LAN", self._config.mdns),
-                ("the DHT", self._config.dht),
+                ("the DHT of the bootstrap peers", self._config.dht and bool(self._config.bootstrap_peers)),
                 ("the static peer table", bool(self._config.static_peers)),
             )
             if on
         ]
         if not ways:
-            return "a node of this network: every way of finding one is switched off (--mdns, --dht)"
+            return "a node of this network: there is no way to find one without --mdns and --discovery-bootstrap-peers"
         return (
             f"a node of this network, looked for by {' and '.join(ways)}. Does another one run with the same token, "
             "on the same LAN or with the same --discovery-bootstrap-peers?"

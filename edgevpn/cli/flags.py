@@ -141,7 +141,7 @@ COMMON: tuple[Flag, ...] = (
         "list",
         (),
         "EDGEVPNBOOTSTRAPPEERS",
-        "Multiaddrs of the first peers of the DHT, instead of the public ones",
+        "Multiaddrs (.../p2p/ID) of the first peers of the DHT; none: only the LAN is searched",
     ),
     Flag(
         "connection-high-water",
