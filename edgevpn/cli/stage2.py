@@ -1,7 +1,7 @@
 """The second stage of a node's start: a fresh interpreter that holds the token only as a descriptor.
 
 edgevpn/cli/launch.py becomes this by exec. It reads the configuration, keeps the descriptor of the network config
-from being inherited by what the node starts, and runs the node (edgevpn/cli/node.py).
+from being inherited by what the node starts, and runs the node (edgevpn/actors/node.py).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(argv: Sequence[str], run_node: RunNode | None = None) -> int:
         os.set_inheritable(descriptors["fd"], False)
         if run_node is not None:
             return run_node(config, descriptors["fd"], template)
-        from edgevpn.cli.node import run_node as run_real_node
+        from edgevpn.actors.node import run_node as run_real_node
 
         return run_real_node(config, descriptors["fd"], template)
 
