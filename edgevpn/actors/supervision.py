@@ -5,8 +5,9 @@
     starting, ready --stop--> stopping --exited--> idle
     failed --start--> starting                                         (asked for by a person)
 
-Everything that changes an actor's state is here; the supervisor only carries out. Back-off is exponential with full
-range jitter in its upper half, and forgets after an actor has been ready for a while. Times are monotonic seconds.
+Everything that changes an actor's state is here; the supervisor only carries out. Back-off and budget are for actors
+that die of themselves again and again: one that had been ready for STEADY_AFTER seconds is started again at once,
+however often that happens. Back-off is exponential, drawn from its upper half. Times are monotonic seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ BACK_OFF_FIRST = 0.02
 BACK_OFF_MOST = 5.0
 BUDGET = 20  # exits
 BUDGET_WINDOW = 60.0  # ... within this many seconds
-STEADY_AFTER = 10.0  # ready for so long: the back-off begins anew
+STEADY_AFTER = 1.0  # ready for so long: its end counts for nothing
 
 
 class Phase(Enum):
@@ -95,6 +96,8 @@ class Supervision:
             return None
         if ready_for >= STEADY_AFTER:
             self._failures = 0
+            self._exits.clear()
+            return BACK_OFF_FIRST * self.chance.random()
         self._exits.append(now)
         if len(self._exits) == BUDGET and now - self._exits[0] <= BUDGET_WINDOW:
             self.phase = Phase.FAILED

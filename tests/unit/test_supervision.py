@@ -52,6 +52,18 @@ def test_a_steady_life_makes_the_pause_short_again() -> None:
     assert pause <= BACK_OFF_FIRST
 
 
+def test_a_healthy_actor_may_be_killed_as_often_as_one_likes() -> None:
+    life = make()
+    now = 0.0
+    for _ in range(10 * BUDGET):
+        life.start()
+        life.ready(now)
+        now += STEADY_AFTER
+        pause = life.exited(now, "killed by SIGKILL")
+        assert pause is not None
+        assert pause <= BACK_OFF_FIRST
+
+
 def test_an_actor_over_its_budget_is_given_up_and_a_person_can_start_it_again() -> None:
     life = make()
     for n in range(BUDGET):
