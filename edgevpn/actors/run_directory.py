@@ -45,11 +45,13 @@ def hold(path: Path) -> Iterator[Path]:
                 f"a node is running in {path} already: stop it, or choose another --interface or --run-dir"
             ) from None
         _clear(path)  # of a node that was killed
-        yield path
-        _clear(path)
-        with suppress(OSError):
-            (path / LOCK).unlink()
-            path.rmdir()  # not empty: something of somebody else's is in it
+        try:
+            yield path
+        finally:
+            _clear(path)
+            with suppress(OSError):
+                (path / LOCK).unlink()
+                path.rmdir()  # not empty: something of somebody else's is in it
     finally:
         os.close(lock)
 

@@ -25,6 +25,12 @@ def test_the_directory_is_private_and_gone_afterwards(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_start_that_fails_leaves_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(SetupError), run_directory.hold(tmp_path / "node"):
+        raise SetupError("no device")
+    assert not (tmp_path / "node").exists()
+
+
 def test_a_second_node_is_refused_and_the_first_is_left_alone(tmp_path: Path) -> None:
     with run_directory.hold(tmp_path):
         (tmp_path / "host.sock").touch()
