@@ -6,6 +6,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 unset PYTHONDONTWRITEBYTECODE VIRTUAL_ENV PYTHONPATH PYTHONHOME
+export PATH=$PATH:/usr/sbin:/sbin # a plain `su` leaves them out: ethtool is there, and what apt-get runs
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -15,7 +16,7 @@ exec 9<uv.lock
 flock 9
 
 # command, and the Debian package it comes in
-needed=(ip:iproute2 ping:iputils-ping iperf3:iperf3 ethtool:ethtool nft:nftables cc:gcc)
+needed=(ip:iproute2 ping:iputils-ping iperf3:iperf3 ethtool:ethtool cc:gcc)
 
 have_header() {
     local directory

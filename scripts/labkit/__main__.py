@@ -61,7 +61,8 @@ def run(lab: Lab, options: argparse.Namespace) -> int:
     words = options.command or [os.environ.get("SHELL", "/bin/bash")]
     code = 0
     for node in lab.nodes if options.each else lab.nodes[:1]:
-        code = max(code, subprocess.run(node.command(words), env=env, check=False).returncode)
+        ended = subprocess.run(node.command(words), env=env, check=False).returncode
+        code = max(code, ended if ended >= 0 else 128 - ended)  # by a signal: as a shell says it
     return code
 
 

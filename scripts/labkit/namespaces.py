@@ -16,6 +16,7 @@ import contextlib
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +43,8 @@ def why_not() -> str:
         return "network namespaces need root"
     if not Path("/dev/net/tun").exists():
         return "there is no /dev/net/tun"
+    if shutil.which("ip") is None:
+        return "there is no ip: scripts/setup.sh installs it"
     return ""
 
 
@@ -136,6 +139,13 @@ class Lab:
     ) -> None:
         if not 1 <= n <= 200:
             raise LabError("a lab has 1 to 200 nodes")
+        # Written so that not-a-number is refused, too.
+        if not 0 <= delay_ms <= 60_000:
+            raise LabError("a lab's delay is 0 to 60000 ms")
+        if not 0 <= loss <= 1:
+            raise LabError("a lab's loss is 0 to 1, or 0 to 100 %")
+        if rate_mbit is not None and not 0 < rate_mbit < float("inf"):
+            raise LabError("a lab's rate is above 0 Mbit/s; without one there is no limit")
         self._name = f"{_PREFIX}{os.getpid()}x{next(_counter)}"
         self._delay_ms, self._loss, self._rate_mbit, self._seed = delay_ms, loss, rate_mbit, seed
         self._bridge = f"{self._name}b"
@@ -195,8 +205,12 @@ class Lab:
             self._start_relay()
 
     def _start_relay(self) -> None:
+        # It is in a directory that a root made by a plain `su` does not look into.
+        ethtool = shutil.which("ethtool", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+        if ethtool is None:
+            raise LabError("there is no ethtool, which a lab with a relay needs: scripts/setup.sh installs it")
         for node in self.nodes:  # real packets on the wire: no offload through a relay
-            node.run(["ethtool", "-K", "eth0", "tso", "off", "gso", "off", "gro", "off", "tx", "off"])
+            node.run([ethtool, "-K", "eth0", "tso", "off", "gso", "off", "gro", "off", "tx", "off"])
         words = [sys.executable, str(Path(__file__).with_name("relay.py")), "--ports", str(len(self.nodes))]
         words += ["--delay-ms", str(self._delay_ms), "--loss", str(self._loss), "--seed", str(self._seed or 0)]
         if self._rate_mbit:
@@ -289,11 +303,14 @@ def _ip_batch(lines: Sequence[str], netns: str | None = None) -> None:
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
-    """SIGTERM to each process group, SIGKILL after `grace` seconds; all are reaped."""
+    """SIGTERM to each process group, SIGKILL after `grace` seconds; all are reaped.
+
+    One whose leader was reaped earlier is left out: its number may be somebody else's by now.
+    """
+    processes = [process for process in processes if process.returncode is None]
     for process in processes:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + grace
     for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import EDGEVPN, environment, new_token
 from tests.netns.test_node import MakeNode, start
+from tests.unit.test_cli_main import memory_holds
 
 __all__ = ["start"]  # a fixture
 MakeLab = Callable[..., Lab]
@@ -88,23 +88,6 @@ def test_a_ledger_on_disk_is_there_after_a_restart(make_lab: MakeLab, start: Mak
     again = start(lab.node(1), token, "10.1.0.1/24", *flags)
     again.wait_for_state("joining")
     assert again.json("ledger", "notes")["k"]["value"] == "v"
-
-
-def memory_holds(pid: int, secret: bytes) -> bool:
-    """Whether a process's writable memory has these bytes."""
-    with open(f"/proc/{pid}/mem", "rb") as memory:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            match = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
-            if match is None or "[vvar" in line:
-                continue
-            begin, end = int(match[1], 16), int(match[2], 16)
-            try:
-                memory.seek(begin)
-                if secret in memory.read(end - begin):
-                    return True
-            except OSError:
-                continue  # not readable: the kernel's own
-    return False
 
 
 def test_only_the_sealer_has_the_secrets(make_lab: MakeLab, start: MakeNode) -> None:

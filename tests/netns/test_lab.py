@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -207,6 +208,43 @@ def test_the_command_runs_in_each_node_and_gives_its_exit_code_back() -> None:
     addresses = [node["address"] for node in json.loads(described)["nodes"]]
     assert addresses == [json.loads(line)[0]["addr_info"][0]["local"] for line in shown]
     assert subprocess.run([*words, "sh", "-c", "exit 4"], capture_output=True, check=False).returncode == 4
+    assert subprocess.run([*words, "sh", "-c", "kill -9 $$"], capture_output=True, check=False).returncode == 137
+
+
+@pytest.mark.parametrize(
+    "flags", [["--loss", "101"], ["--loss", "nan"], ["--delay", "-1"], ["--rate", "0"], ["-n", "0"]]
+)
+def test_a_lab_that_makes_no_sense_is_refused_in_one_line(flags: list[str]) -> None:
+    words = [str(ROOT / "scripts" / "lab"), *flags, "--", "true"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"lab: a lab.*\n", done.stderr)
+
+
+@pytest.mark.parametrize(("missing", "options"), [("ip", {}), ("ethtool", {"delay_ms": 1})])
+def test_a_program_that_a_lab_needs_and_does_not_find_is_named(
+    monkeypatch: pytest.MonkeyPatch, missing: str, options: dict[str, float]
+) -> None:
+    def which(name: str, path: str | None = None) -> str | None:
+        return None if name == missing else f"/usr/bin/{name}"
+
+    monkeypatch.setattr("shutil.which", which)
+    with pytest.raises(LabError, match=f"there is no {missing}"), Lab(1, **options):  # type: ignore[arg-type]
+        pass
+    assert namespaces_of(os.getpid()) == []
+
+
+def test_the_number_of_a_process_that_was_reaped_is_not_killed(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_lab(1).node(1)
+    ended = node.popen(["true"])
+    ended.wait(5)
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda pid, _number: killed.append(pid))
+    node.stop(ended)
+    assert killed == []
 
 
 def test_a_pings_longest_gap_is_found() -> None:
