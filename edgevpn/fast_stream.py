@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 
 import trio
 
@@ -28,6 +29,8 @@ class FastStream(trio.abc.HalfCloseableStream):
         self._drained = True
         self._sends = 0
         self._sending = False
+        self._closed = False
+        self._lock = threading.Lock()  # write_now may be called by another thread; held for a system call, never longer
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """What is there, b"" at the end. Raises trio.BrokenResourceError, trio.ClosedResourceError."""
@@ -57,9 +60,10 @@ class FastStream(trio.abc.HalfCloseableStream):
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this stream")
         with memoryview(data) as view:
-            sent = self.write_now(view)
-            if sent < len(view):
-                self._sending = True
+            with self._lock:
+                sent = self._write(view)
+                self._sending = sent < len(view)
+            if self._sending:
                 try:
                     await self._stream.send_all(view[sent:])
                 finally:
@@ -72,15 +76,41 @@ class FastStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint_if_cancelled()
 
     def write_now(self, data: bytes | memoryview) -> int:
-        """How many bytes the socket took without waiting: none while another task is sending. Raises as send_all."""
-        if self._sending:
-            return 0
+        """How many bytes the socket took without waiting: none while another task is sending. Raises as send_all.
+
+        Any thread may call it.
+        """
+        with self._lock:
+            return 0 if self._sending else self._write(data)
+
+    def _write(self, data: bytes | memoryview) -> int:
         try:
             return os.write(self._open_descriptor(), data)
         except BlockingIOError:
             return 0
         except OSError as exc:
             raise trio.BrokenResourceError(str(exc)) from exc
+
+    def read_now(self, max_bytes: int) -> bytes | None:
+        """What is there, b"" at the end, None if nothing is. For one thread that reads instead of `receive_some`.
+
+        Raises trio.BrokenResourceError, trio.ClosedResourceError.
+        """
+        try:
+            return os.read(self._open_descriptor(), max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise trio.BrokenResourceError(str(exc)) from exc
+
+    def take_early(self) -> bytes:
+        """The early bytes that were not read yet, for whoever uses `read_now`."""
+        early, self._early = self._early, b""
+        return early
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to wait on. Raises trio.ClosedResourceError."""
+        return self._open_descriptor()
 
     def hung_up(self) -> bool:
         """Whether the other end is closed altogether, not just for writing (poll(2): POLLHUP)."""
@@ -90,7 +120,7 @@ class FastStream(trio.abc.HalfCloseableStream):
 
     def _open_descriptor(self) -> int:
         descriptor = self._socket.fileno()
-        if descriptor < 0:
+        if descriptor < 0 or self._closed:
             raise trio.ClosedResourceError
         return descriptor
 
@@ -101,4 +131,6 @@ class FastStream(trio.abc.HalfCloseableStream):
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
+        with self._lock:
+            self._closed = True  # no other thread is, or comes to be, in a system call on the descriptor
         await self._stream.aclose()

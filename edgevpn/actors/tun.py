@@ -22,6 +22,7 @@ from edgevpn.proto.messages import Body, Paths, PathsRequest, PathState, Route
 from edgevpn.proto.packet_stream import TAKES_TCP, TAKES_UDP, Hello
 from edgevpn.proto.protocols import EDGEVPN_PACKETS, PACKET_STREAM
 from edgevpn.tun import device
+from edgevpn.tun.packet_thread import PacketThread
 from edgevpn.tun.pump import Pump
 from edgevpn.tun.router import Router
 from edgevpn.tun.stream_path import Stream, StreamPath
@@ -35,7 +36,8 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         descriptor = await shell.grant_descriptor("tun")
         os.set_blocking(descriptor, False)
         actor = TunActor(shell, nursery, descriptor)
-        nursery.start_soon(actor.pump.run)
+        actor.thread.add(descriptor, actor.pump.on_readable)
+        nursery.start_soon(actor.thread.run)
         nursery.start_soon(actor.follow_routes)
         nursery.start_soon(actor.serve_streams)
         await shell.ready()
@@ -52,8 +54,9 @@ class TunActor:
         takes_tcp, takes_udp = device.enable_offloads(descriptor)
         flags = (TAKES_TCP if takes_tcp else 0) | (TAKES_UDP if takes_udp else 0)
         self._hello = Hello(flags, shell.config.mtu)
-        self.pump = Pump(descriptor, self._path_to, takes_udp=takes_udp)
+        self.thread = PacketThread()
         self._paths: dict[str, StreamPath] = {}
+        self.pump = Pump(descriptor, self._paths, self._send_on_new_path, takes_udp=takes_udp)
         self._routes: dict[str, Body] = {}
         self._use_routes()
         shell.mailbox.on_request(PathsRequest, self._describe_paths)
@@ -82,6 +85,10 @@ class TunActor:
 
     # --- paths
 
+    def _send_on_new_path(self, peer: str, frames: list[bytes]) -> None:
+        """In the packet thread: what is for a peer that has no path yet."""
+        self.thread.in_trio(lambda: self._path_to(peer).send(frames))
+
     def _path_to(self, peer: str) -> StreamPath:
         path = self._paths.get(peer)
         if path is None:
@@ -97,7 +104,7 @@ class TunActor:
             def bad(reason: str) -> None:
                 self._shell.warn("packet_streams_ended", peer=peer, reason=reason)
 
-            path = self._paths[peer] = StreamPath(dial, receive, self._hello, bad)
+            path = self._paths[peer] = StreamPath(dial, receive, self._hello, bad, self.thread)
             self._nursery.start_soon(path.run)
         return path
 

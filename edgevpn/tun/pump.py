@@ -1,16 +1,13 @@
 """Between the TUN device and the paths: the loop that every packet passes.
 
 Out: read until there is nothing more (or a batch is full), look each packet's peer up, hand each peer its batch. In:
-check that the peer may use the packet's source, write it to the device. System calls first, waiting only when the
-kernel has nothing, and a turn for the other tasks after each batch.
+check that the peer may use the packet's source, write it to the device. Both run in the packet thread and never wait.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-
-import trio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.ip import addresses_untrusted
@@ -26,10 +23,18 @@ BATCH_PACKETS = 128
 class Pump:
     """Moves packets between the device `descriptor` and paths."""
 
-    def __init__(self, descriptor: int, path_to: Callable[[str], Path], *, takes_udp: bool = True) -> None:
-        """`path_to`: the path to a peer, made when there is none yet."""
+    def __init__(
+        self,
+        descriptor: int,
+        paths: Mapping[str, Path],
+        unknown: Callable[[str, list[bytes]], None],
+        *,
+        takes_udp: bool = True,
+    ) -> None:
+        """`paths`: by peer. `unknown` is given what is for a peer that has no path yet."""
         self._descriptor = descriptor
-        self._path_to = path_to
+        self._paths = paths
+        self._unknown = unknown
         self._takes_udp = takes_udp
         self.router = Router({})
         self.counters = {
@@ -41,27 +46,23 @@ class Pump:
             "refused_by_device": 0,
         }
 
-    async def run(self) -> None:
-        """Read the device until cancelled."""
-        while True:
-            await trio.lowlevel.wait_readable(self._descriptor)
-            drained = False
-            while not drained:
-                drained, batches = self._read_batch()
-                for peer, frames in batches.items():
-                    self._path_to(peer).send(frames)
-                await trio.lowlevel.checkpoint()
+    def on_readable(self) -> None:
+        """Take in a batch from the device. Called by the packet thread, again while there is more."""
+        for peer, frames in self._read_batch().items():
+            path = self._paths.get(peer)
+            if path is None:
+                self._unknown(peer, frames)
+            else:
+                path.send(frames)
 
-    def _read_batch(self) -> tuple[bool, dict[str, list[bytes]]]:
-        """Whether the device is empty now, and what it had, by peer."""
+    def _read_batch(self) -> dict[str, list[bytes]]:
+        """What the device has now, by peer."""
         batches: dict[str, list[bytes]] = {}
         size = count = 0
-        drained = False
         while size < BATCH_BYTES and count < BATCH_PACKETS:
             try:
                 frame = os.read(self._descriptor, MAX_FRAME)
             except BlockingIOError:
-                drained = True
                 break
             count += 1
             size += len(frame)
@@ -76,7 +77,7 @@ class Pump:
             else:
                 batches.setdefault(peer, []).append(frame)
         self.counters["read_packets"] += count
-        return drained, batches
+        return batches
 
     def write_frames(self, peer: str, frames: Iterable[bytes | memoryview]) -> tuple[int, int]:
         """Write a peer's frames (virtio header and packet each) to the device: packets and bytes that were taken."""

@@ -11,8 +11,11 @@ used for both directions. A stream that ends is dialled again, after a pause tha
 from __future__ import annotations
 
 import random
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 import trio
 
@@ -32,6 +35,7 @@ from edgevpn.proto.packet_stream import (
 )
 from edgevpn.proto.protocols import PACKET_STREAM
 from edgevpn.tun import virtio
+from edgevpn.tun.packet_thread import PacketThread
 from edgevpn.tun.path import MAX_QUEUE, PathStats
 from edgevpn.tun.pump import plain_frames
 
@@ -46,25 +50,62 @@ _REDIAL_FIRST, _REDIAL_MOST = 0.05, 2.0
 
 
 class _Link:
-    """One open stream to the peer."""
+    """One open stream to the peer, and what has come on it so far."""
 
     def __init__(self, protocol: str, stream: Stream) -> None:
         self.protocol = protocol
         self.stream = stream
         self.takes = 0  # the flags of its hello; until that came it is sent plain packets
         self.hello_sent = False
+        self.ended = trio.Event()
+        self.complaint = ""
+        self._decoder: PacketDecoder | None = None
+        self._rest = b""
+
+    def frames_untrusted(self, data: bytes) -> Sequence[bytes | memoryview]:
+        """The frames that `data` completes. Raises UntrustedDataError."""
+        if self.protocol != PACKET_STREAM:  # a Go node's: packets back to back; it reads nothing from it
+            packets, self._rest = split_packets_untrusted(self._rest + data)
+            return plain_frames(packets)
+        if self._decoder is None:
+            data = self._rest + data
+            if len(data) < HELLO_SIZE:
+                self._rest = data
+                return ()
+            self.takes = read_hello_untrusted(data[:HELLO_SIZE]).flags
+            self._decoder = PacketDecoder()
+            data = data[HELLO_SIZE:]
+        return self._decoder.feed_untrusted(data)
+
+    @property
+    def greeted(self) -> bool:
+        """Whether the peer's hello has come."""
+        return self._decoder is not None
 
 
 class StreamPath:
-    """The way to one peer over a stream."""
+    """The way to one peer over a stream.
 
-    def __init__(self, dial: Dial, receive: Receive, hello: Hello, bad: Callable[[str], None]) -> None:
+    With a packet thread, `send` is called by it, and it reads the streams; all else runs in trio. What both touch
+    (queue, rest, busy) is under `_lock`, which is never held across a wait.
+    """
+
+    def __init__(
+        self,
+        dial: Dial,
+        receive: Receive,
+        hello: Hello,
+        bad: Callable[[str], None],
+        thread: PacketThread | None = None,
+    ) -> None:
         """`receive` takes frames from the peer; `bad` is told why a stream of the peer's was ended."""
         self.stats = PathStats()
         self._dial = dial
         self._receive = receive
         self._hello = hello
         self._bad = bad
+        self._thread = thread
+        self._lock = threading.Lock()
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._unsent = b""  # the rest of what the socket took a part of
@@ -85,14 +126,24 @@ class StreamPath:
         return self._queued
 
     def send(self, frames: Sequence[bytes]) -> None:
-        if self._send_now(frames):
-            return
-        for frame in frames:
-            if self._queued + len(frame) > MAX_QUEUE:
-                self.stats.dropped += 1
-                continue
-            self._queue.append(frame)
-            self._queued += len(frame)
+        with self._lock:
+            if self._send_now(frames):
+                return
+            for frame in frames:
+                if self._queued + len(frame) > MAX_QUEUE:
+                    self.stats.dropped += 1
+                    continue
+                self._queue.append(frame)
+                self._queued += len(frame)
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._thread is None:
+            self._set_wake()
+        else:
+            self._thread.in_trio(self._set_wake)
+
+    def _set_wake(self) -> None:
         self._wake.set()
 
     def _send_now(self, frames: Sequence[bytes]) -> bool:
@@ -112,17 +163,17 @@ class StreamPath:
         self.stats.sent_bytes += size
         if sent < len(data):
             self._unsent = data[sent:]
-            self._wake.set()
+            self._notify()
         return True
 
     async def run(self) -> None:
         """Send what is queued, for as long as the path lives."""
         async with trio.open_nursery() as nursery:
             while True:
-                while not self._queue and not self._unsent:
-                    self._wake = trio.Event()
+                self._wake = trio.Event()
+                if not self._queue and not self._unsent:
                     await self._wake.wait()
-                if self._link is None:
+                elif self._link is None:
                     await self._open(nursery)
                 else:
                     await self._send_batch(self._link)
@@ -136,9 +187,11 @@ class StreamPath:
         try:
             protocol, stream = await self._dial()
         except EdgevpnError:
-            self.stats.dropped += len(self._queue)
-            self._queue.clear()
-            self._queued = 0
+            with self._lock:
+                self.stats.dropped += len(self._queue)
+                self._queue.clear()
+                self._queued = 0
+                self._unsent = b""
             self._link_changed = trio.Event()
             with trio.move_on_after(self._back_off.next()):
                 await self._link_changed.wait()  # the peer may dial us meanwhile
@@ -158,13 +211,14 @@ class StreamPath:
     async def _send_batch(self, link: _Link) -> None:
         frames: list[bytes] = []
         size = 0
-        while self._queue and size < BATCH:
-            frame = self._queue.popleft()
-            size += len(frame)
-            frames.append(frame)
-        self._queued -= size
-        unsent, self._unsent = self._unsent, b""
-        self._busy = True
+        with self._lock:
+            while self._queue and size < BATCH:
+                frame = self._queue.popleft()
+                size += len(frame)
+                frames.append(frame)
+            self._queued -= size
+            unsent, self._unsent = self._unsent, b""
+            self._busy = True
         try:
             await self._send_hello(link)
             await link.stream.send_all(unsent + self._encode(link, frames))
@@ -178,9 +232,10 @@ class StreamPath:
         self.stats.sent_bytes += size
 
     async def _send_hello(self, link: _Link) -> None:
-        if link.protocol == PACKET_STREAM and not link.hello_sent:
+        if not link.hello_sent:
+            if link.protocol == PACKET_STREAM:
+                await link.stream.send_all(write_hello(self._hello))
             link.hello_sent = True
-            await link.stream.send_all(write_hello(self._hello))
 
     def _encode(self, link: _Link, frames: list[bytes]) -> bytes:
         """The bytes for these frames, in the form that the other end takes."""
@@ -211,50 +266,80 @@ class StreamPath:
     async def _serve(self, link: _Link) -> None:
         """Take in what the peer sends on one stream; its end ends the stream."""
         try:
-            if link.protocol == PACKET_STREAM:
-                await self._send_hello(link)
-                await self._receive_frames(link)
+            if self._link is link:
+                async with trio.open_nursery() as nursery:  # its first frames go out at the same time
+                    nursery.start_soon(self._read, link)
             else:
-                await self._receive_packets(link)  # a Go node reads nothing from a stream that it opened
-        except UntrustedDataError as exc:
-            self._bad(str(exc))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the peer, or the host in between, is gone
+                await self._send_hello(link)
+                await self._read(link)
         finally:
             with trio.CancelScope(shield=True):
                 await self._end(link)
+        if link.complaint:
+            self._bad(link.complaint)
 
-    async def _receive_frames(self, link: _Link) -> None:
-        first = b""
-        while len(first) < HELLO_SIZE:
-            chunk = await link.stream.receive_some(READ)
-            if not chunk:
-                return
-            first += chunk
-        link.takes = read_hello_untrusted(first[:HELLO_SIZE]).flags
-        if self._link is None:
+    async def _read(self, link: _Link) -> None:
+        stream = link.stream
+        if self._thread is None or not isinstance(stream, FastStream):
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                while not link.ended.is_set() and (data := await stream.receive_some(READ)):
+                    self._take_in(link, data)
+            return
+        thread = self._thread
+
+        def on_readable() -> None:
+            try:
+                data = stream.read_now(READ)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            if data:
+                self._take_in(link, data)
+            elif data is not None:
+                thread.in_trio(link.ended.set)
+            if data == b"" or link.complaint:
+                thread.mute(descriptor)
+
+        try:
+            descriptor = stream.fileno()
+        except trio.ClosedResourceError:
+            return
+        on_early = stream.take_early()
+        if on_early:
+            self._take_in(link, on_early)
+        thread.add(descriptor, on_readable)
+        try:
+            await link.ended.wait()
+        finally:
+            thread.remove(descriptor)
+
+    def _take_in(self, link: _Link, data: bytes) -> None:
+        """Bytes of the peer's; nonsense ends the stream."""
+        greeted = link.greeted
+        try:
+            packets, size = self._receive(link.frames_untrusted(data))
+        except UntrustedDataError as exc:
+            link.complaint = str(exc)
+            self._in_trio(link.ended.set)
+            return
+        self.stats.received_packets += packets
+        self.stats.received_bytes += size
+        if link.greeted and not greeted and self._link is None:
+            self._in_trio(partial(self._use_if_none, link))
+
+    def _in_trio(self, function: Callable[[], object]) -> None:
+        if self._thread is None:
+            function()
+        else:
+            self._thread.in_trio(function)
+
+    def _use_if_none(self, link: _Link) -> None:
+        if self._link is None and not link.ended.is_set():
             self._use(link)
-        decoder = PacketDecoder()
-        chunk = first[HELLO_SIZE:]
-        while True:
-            if chunk:
-                self._count(self._receive(decoder.feed_untrusted(chunk)))
-            chunk = await link.stream.receive_some(READ)
-            if not chunk:
-                return
-
-    async def _receive_packets(self, link: _Link) -> None:
-        rest = b""
-        while chunk := await link.stream.receive_some(READ):
-            packets, rest = split_packets_untrusted(rest + chunk)
-            self._count(self._receive(plain_frames(packets)))
-
-    def _count(self, taken: tuple[int, int]) -> None:
-        self.stats.received_packets += taken[0]
-        self.stats.received_bytes += taken[1]
 
     async def _end(self, link: _Link) -> None:
+        link.ended.set()
         if self._link is link:
-            self._link = None
-            self._unsent = b""
+            with self._lock:
+                self._link = None
+                self._unsent = b""
         await trio.aclose_forcefully(link.stream)

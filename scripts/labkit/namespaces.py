@@ -48,6 +48,14 @@ def why_not() -> str:
     return ""
 
 
+def is_running(pid: int) -> bool:
+    """Whether the process is there and has not ended; one that waits to be reaped has, however long init takes."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @dataclass
 class Node:
     """One namespace of a lab."""
@@ -262,7 +270,7 @@ class Lab:
         left = []
         for path in _NAMESPACES.glob(f"{_PREFIX}*"):
             match = re.match(rf"{_PREFIX}(\d+)x", path.name)
-            if match and not Path(f"/proc/{match[1]}").exists():
+            if match and not is_running(int(match[1])):
                 left.append(path.name)
         _remove(left)
         return sorted(left)

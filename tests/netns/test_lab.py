@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from scripts.labkit import traffic
-from scripts.labkit.namespaces import Lab, LabError
+from scripts.labkit.namespaces import Lab, LabError, is_running
 from scripts.labkit.nodes import ROOT
 from scripts.labkit.relay import finds_neighbours
 
@@ -47,7 +47,7 @@ def processes_in(names: list[str]) -> set[int]:
 
 def ends_soon(pids: set[int], timeout: float = 5) -> bool:
     deadline = time.monotonic() + timeout
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+    while any(map(is_running, pids)):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
