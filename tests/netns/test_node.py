@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from edgevpn.identity import load_or_create
 from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import EDGEVPN, Vpn, new_token
+from scripts.labkit.traffic import wait_for
 
 MakeLab = Callable[..., Lab]
 MakeNode = Callable[..., Vpn]
@@ -97,6 +99,31 @@ def test_a_prompt_in_an_actor_awaits_and_leaves_it_as_it_was(make_lab: MakeLab, 
     asked = vpn.ask("actors", "restart", "gossip")
     assert asked.returncode == 0
     assert next(one for one in vpn.json("actors") if one["name"] == "gossip")["restarts"] == 1
+
+
+def test_a_static_peer_table_decides_who_has_an_address(make_lab: MakeLab, start: MakeNode, tmp_path: Path) -> None:
+    lab = make_lab(2)
+    token = new_token()
+    caches = [tmp_path / str(k) for k in (1, 2)]
+    peers = [load_or_create(cache).peer_id for cache in caches]
+
+    def node(k: int, table: str) -> Vpn:
+        flags = (
+            "--dht=false",
+            "--privkey-cache",
+            f"--privkey-cache-dir={caches[k - 1]}",
+            f"--static-peertable={table}",
+        )
+        return start(lab.node(k), token, f"10.1.0.{k}/24", *flags)
+
+    node(1, f"10.1.0.2:{peers[1]}")
+    two = node(2, f"10.1.0.1:{peers[0]}")
+    traffic.first_answer(lab.node(1), "10.1.0.2", "edgevpn0", 20)
+    assert two.json("status")["peer_id"] == peers[1]
+    two.stop()
+    again = node(2, f"10.1.0.1:{NOBODY}")  # not the peer that has the address by the ledger
+    wait_for(lambda: machines(again) == {"10.1.0.1", "10.1.0.2"}, 20, what="both machines in the ledger")
+    assert traffic.ping(lab.node(1), "10.1.0.2", 5, 0.1).received == 0
 
 
 def test_ipv6_inside_goes_as_ipv4_does(make_lab: MakeLab, start: MakeNode) -> None:
