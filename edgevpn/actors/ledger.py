@@ -28,7 +28,7 @@ from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.errors import SetupError, UntrustedDataError
 from edgevpn.ledger.leader import available_peers, leader_of
-from edgevpn.ledger.merge import Violation
+from edgevpn.ledger.merge import MergeResult, Violation
 from edgevpn.ledger.policy import Mode
 from edgevpn.ledger.routes import routing_table
 from edgevpn.ledger.state import LedgerState, WriteRefusedError, read_snapshot_untrusted, write_snapshot
@@ -197,7 +197,7 @@ class LedgerActor:
                     continue
                 try:
                     opened = await sealer.call(Open(event.body.data), Opened)
-                    block = read_block_untrusted(decompress_untrusted(opened.plaintext))
+                    block = await trio.to_thread.run_sync(_read_untrusted, opened.plaintext)
                 except RefusedError as exc:
                     self._shell.warn("messages_not_opened", peer=event.body.from_peer, reason=str(exc))
                 except UntrustedDataError as exc:
@@ -205,13 +205,14 @@ class LedgerActor:
                 except ActorUnavailableError:
                     self._shell.count("messages_lost_without_sealer")
                 else:
-                    self._merge(block, event.body.from_peer)
+                    await self._merge(block, event.body.from_peer)
 
-    def _merge(self, block: Block, peer: str) -> None:
-        merged = self.state.merge(block, time.time())
+    async def _merge(self, block: Block, peer: str) -> None:
+        merged = await self._judged(block)
         self._shell.count("blocks_merged")
-        for violation in merged.violations:
-            self._shell.warn("entries_refused", peer=peer, violation=str(violation))
+        if merged.violations:
+            self._shell.warn("entries_refused", peer=peer, violation=str(merged.violations[0]))
+            self._shell.count("entries_refused", len(merged.violations) - 1)
         self._renew_buried(merged.violations)
         now = trio.current_time()
         if merged.changed:
@@ -219,11 +220,20 @@ class LedgerActor:
             self._show()
             self.announce_ours()  # somebody's tombstone or older state may have hit them
             self._trickle.on_inconsistent(now)
-        elif (merged.older or self.state.lacks(block)) and self._is_news(peer, block):
+        elif (merged.older or self.state.lacks(block)) and await self._is_news(peer, block):
             self._trickle.on_inconsistent(now)
         else:
             self._trickle.on_consistent()
         self._rearmed.set()
+
+    async def _judged(self, block: Block) -> MergeResult:
+        """Merge it. The work is done in a thread; what we write meanwhile wins, and the block is judged again."""
+        while True:
+            storage, now = self.state.storage, time.time()
+            merged = await trio.to_thread.run_sync(self.state.judge, block, now)
+            if self.state.storage is storage:
+                self.state.take(merged, block, now)
+                return merged
 
     def _renew_buried(self, violations: tuple[Violation, ...]) -> None:
         """Sign anew what a leader that had not heard our heartbeat put a tombstone on: else it stays buried there."""
@@ -238,10 +248,9 @@ class LedgerActor:
             self._shell.count("entries_renewed")
             self._note_change()
 
-    def _is_news(self, peer: str, block: Block) -> bool:
+    async def _is_news(self, peer: str, block: Block) -> bool:
         """Whether this peer's lack is new: who will not take an entry of ours is not told it again and again."""
-        ours = self.state.index.to_bytes(8, "big", signed=True)
-        mark = hashlib.sha256(write_block(Block(storage=block.storage)) + ours).digest()
+        mark = await trio.to_thread.run_sync(_mark, block, self.state.index)
         if self._heard.get(peer) == mark:
             return False
         if len(self._heard) >= _MAX_REMEMBERED:
@@ -279,7 +288,7 @@ class LedgerActor:
 
     async def _publish(self) -> None:
         """The whole block, sealed. What can't be said now is said at the next turn: the newest state, not this one."""
-        plaintext = compress(write_block(self.state.block))
+        plaintext = await trio.to_thread.run_sync(_write, self.state)
         try:
             sealed = await self._shell.client("sealer").call(Seal(plaintext), Sealed)
             await self._shell.client("gossip").call(Publish(sealed.data), Published)
@@ -334,7 +343,7 @@ class LedgerActor:
             await self._changed.wait()
             await trio.sleep(SAVE_DELAY)
             self._changed = trio.Event()
-            data = write_snapshot(self.state.block)
+            data = await trio.to_thread.run_sync(_write_snapshot, self.state)
             for path in self._paths():
                 durable = path.parent != self._shell.run_dir
                 try:
@@ -363,6 +372,26 @@ class LedgerActor:
             raise RequestError("unknown", f"there is no {request.bucket}/{request.key} to delete")
         self._note_change()
         return Done()
+
+
+# What a peer's block can make long runs in a thread: meanwhile the actor answers.
+
+
+def _read_untrusted(plaintext: bytes) -> Block:
+    return read_block_untrusted(decompress_untrusted(plaintext))
+
+
+def _mark(block: Block, index: int) -> bytes:
+    """Stands for what a peer has beside what we have."""
+    return hashlib.sha256(write_block(Block(storage=block.storage)) + index.to_bytes(8, "big", signed=True)).digest()
+
+
+def _write(state: LedgerState) -> bytes:
+    return compress(write_block(state.block))
+
+
+def _write_snapshot(state: LedgerState) -> bytes:
+    return write_snapshot(state.block)
 
 
 def _replace(path: Path, data: bytes, durable: bool) -> None:

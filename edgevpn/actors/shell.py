@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from edgevpn import __version__
-from edgevpn.actors import log, repl
+from edgevpn.actors import log, pulse, repl
 from edgevpn.actors.client import Client
 from edgevpn.actors.mailbox import Mailbox, OpenStream
 from edgevpn.config import NodeConfig
@@ -56,6 +56,7 @@ class Shell:
         self.mailbox.on_request(StatsRequest, self._stats)
         self.mailbox.on_request(RunCode, self._run_code)
         self.mailbox.on_pipe(OpenRepl, self._open_repl)
+        self.mailbox.on_pipe(Heartbeat, self._pulse)
 
     def client(self, actor: str) -> Client:
         return Client(self.run_dir, actor, caller=self.name)
@@ -95,6 +96,9 @@ class Shell:
 
     async def _heartbeat(self, _: Heartbeat) -> Body:
         return Done()
+
+    async def _pulse(self, _: Heartbeat, open_stream: OpenStream) -> None:
+        await pulse.echo(await open_stream(Done()))
 
     async def _stats(self, _: StatsRequest) -> Body:
         values: dict[str, Scalar] = dict(sorted(self.counters.items()))

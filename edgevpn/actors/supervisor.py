@@ -1,8 +1,9 @@
 """The supervisor: the root of a node's processes.
 
 It prepares what needs rights (run directory, TUN device, addresses), starts every actor of the configuration at once
-in a process of its own, starts again whatever dies (edgevpn/actors/supervision.py decides when), hands descriptors to
-actors, answers the commands, and takes everything down at the end. It reads nothing that came from the network.
+in a process of its own, starts again whatever dies (edgevpn/actors/supervision.py decides when) or hangs (pulse.py),
+hands descriptors to actors, answers the commands, and takes everything down at the end. It reads nothing that came
+from the network.
 
 An actor that cannot start for a reason only a person can mend (SetupError, UsageError) ends the node at its first
 start, with that reason; later it is tried again like any other crash.
@@ -22,8 +23,10 @@ import trio
 
 from edgevpn.actors import log
 from edgevpn.actors.actor_tree import ActorHandle, ActorStartError, ActorTree, ExitReason, open_actor_tree
+from edgevpn.actors.client import Client
 from edgevpn.actors.mailbox import Mailbox, RequestError
 from edgevpn.actors.node_view import NodeView
+from edgevpn.actors.pulse import wait_until_hung
 from edgevpn.actors.secret_store import SecretStore
 from edgevpn.actors.stages import NEEDS, STAGES
 from edgevpn.actors.supervision import Phase, Supervision
@@ -147,7 +150,7 @@ class Supervisor:
         else:
             kept.life.ready(time.monotonic())
             self._ready(kept)
-            reason = (await kept.handle.wait()).text
+            reason = await self._see_out(kept.handle)
             kept.handle = None
         if not self._stop.is_set() and kept.life.phase is not Phase.STOPPING:
             self._log.warning(f"the {kept.name} actor ended and is started again", reason=reason)
@@ -155,6 +158,20 @@ class Supervisor:
             kept.became_ready = trio.Event()
         self._view.not_ready(kept.name)
         return kept.life.exited(time.monotonic(), reason)
+
+    async def _see_out(self, handle: ActorHandle) -> str:
+        """Wait for an actor's end, which comes by our hand when it hangs; the reason."""
+
+        async def end_when_hung() -> None:
+            if await wait_until_hung(Client(self._run_dir, handle.name, caller="supervisor")):
+                handle.kill(hung=True)
+
+        async with trio.open_nursery() as nursery:
+            if not self._config.debug:  # with it somebody may sit at the actor's crash prompt
+                nursery.start_soon(end_when_hung)
+            reason = await handle.wait()
+            nursery.cancel_scope.cancel()
+        return reason.text
 
     def _ready(self, kept: _Kept) -> None:
         handle = kept.handle

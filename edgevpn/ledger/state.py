@@ -72,55 +72,54 @@ class LedgerState:
         self.ttl: Final = ttl
         self._max_ahead = max_ahead
         self._max_entries = max_entries
-        self._changed_at = now
-        self._block = block or first_block(now)  # the last one that was asked for; the present is the next two
-        self._index = self._block.index
-        self._storage = self._block.storage
+        self.restore(block or first_block(now))
 
     @property
     def storage(self) -> Storage:
         """All entries, tombstones too. Not to be changed."""
-        return self._storage
+        return self._present.storage
 
     @property
     def index(self) -> int:
         """The number of the present block; it grows with each change."""
-        return self._index
+        return self._present.index
 
     @property
     def block(self) -> Block:
-        """The present storage as a block with its hash."""
-        if self._index != self._block.index or self._storage is not self._block.storage:
-            timestamp = timestamp_text(self._changed_at)
-            block = Block(self._index, timestamp, self._storage, "", self._block.hash)
-            self._block = replace(block, hash=checksum(block))
-        return self._block
+        """The present storage as a block with its hash. May be asked for in another thread."""
+        present = self._present
+        made_of, block = self._last_block
+        if made_of is not present:
+            block = replace(present, prev_hash=block.hash)
+            block = replace(block, hash=checksum(block))
+            self._last_block = present, block
+        return block
 
     def get(self, bucket: str, key: str) -> Entry | None:
         """The entry there, a tombstone too."""
-        return self._storage.get(bucket, {}).get(key)
+        return self.storage.get(bucket, {}).get(key)
 
     def entries(self, bucket: str) -> dict[str, Entry]:
         """The entries of a bucket by key, without tombstones."""
-        return {key: entry for key, entry in self._storage.get(bucket, {}).items() if not entry.deleted}
+        return {key: entry for key, entry in self.storage.get(bucket, {}).items() if not entry.deleted}
 
     def lacks(self, incoming: Block) -> bool:
         """Whether a (whole) block lacks keys that we have: its sender has yet to hear of them."""
         theirs = incoming.storage
-        return any(not content.keys() <= theirs.get(bucket, {}).keys() for bucket, content in self._storage.items())
+        return any(not content.keys() <= theirs.get(bucket, {}).keys() for bucket, content in self.storage.items())
 
     def leases(self, now: float) -> Leases:
         """Who is live, and what has expired."""
-        return Leases(self._storage, now, self.ttl)
+        return Leases(self.storage, now, self.ttl)
 
     def restore(self, block: Block) -> None:
         """Go on from a kept block instead of what is held now."""
-        self._block, self._index, self._storage = block, block.index, block.storage
+        self._present: Block = block  # hash and the one before are of no meaning, until the block is asked for
+        self._last_block: tuple[Block, Block] = block, block
 
     def _install(self, storage: Storage, now: float) -> None:
-        self._storage = storage
-        self._index = min(self._index + 1, MAX_INDEX)
-        self._changed_at = now
+        index = min(self._present.index + 1, MAX_INDEX)
+        self._present = Block(index, timestamp_text(now), storage)
 
     def announce(self, bucket: str, key: str, value: str, now: float, *, force: bool = False) -> Entry | None:
         """Write a value (JSON text). None when it stands there already as ours, unless `force` asks to sign it anew.
@@ -130,7 +129,7 @@ class LedgerState:
         if len(bucket) > MAX_NAME or len(key) > MAX_NAME or len(value) > MAX_VALUE:
             raise WriteRefusedError(f"{bucket[:40]}/{key[:40]} is too large for the ledger: shorten it")
         existing = self.get(bucket, key)
-        if existing is None and count_entries(self._storage) >= self._max_entries:
+        if existing is None and count_entries(self.storage) >= self._max_entries:
             raise WriteRefusedError(f"the ledger is full ({self._max_entries} entries): delete some")
         if self.mode is Mode.OFF:
             entry = Entry(value)
@@ -140,7 +139,7 @@ class LedgerState:
             if existing is not None and self._is_ours(existing) and existing.value == value and not force:
                 return None
             entry = self._signed(Place(bucket, key), value, existing, now)
-        self._install(rules.with_entries(self._storage, {Place(bucket, key): entry}), now)
+        self._install(rules.with_entries(self.storage, {Place(bucket, key): entry}), now)
         return entry
 
     def _is_ours(self, entry: Entry) -> bool:
@@ -173,26 +172,32 @@ class LedgerState:
             return None
         place = Place(bucket, key)
         if self.mode is Mode.OFF:
-            rest = {name: entry for name, entry in self._storage[bucket].items() if name != key}
-            self._install({**self._storage, bucket: rest}, now)
+            rest = {name: entry for name, entry in self.storage[bucket].items() if name != key}
+            self._install({**self.storage, bucket: rest}, now)
             return Entry("", deleted=True)
         entry = self._signed(place, "", existing, now, deleted=True)
-        self._install(rules.with_entries(self._storage, {place: entry}), now)
+        self._install(rules.with_entries(self.storage, {place: entry}), now)
         return entry
 
     def drop_bucket(self, bucket: str, now: float) -> None:
         """Under `off`: take a whole bucket away, as the leader does with the heartbeats."""
         if self.mode is not Mode.OFF:
             raise ValueError("with ownership entries are deleted one by one")
-        if bucket in self._storage:
-            self._install({name: content for name, content in self._storage.items() if name != bucket}, now)
+        if bucket in self.storage:
+            self._install({name: content for name, content in self.storage.items() if name != bucket}, now)
 
     def merge(self, incoming: Block, now: float) -> MergeResult:
         """Take in a block from a peer."""
+        result = self.judge(incoming, now)
+        self.take(result, incoming, now)
+        return result
+
+    def judge(self, incoming: Block, now: float) -> MergeResult:
+        """What merging a block will do. It may take long, and may run in another thread: nothing is changed."""
         if self.mode is Mode.OFF:
-            return self._adopt(incoming)
-        result = rules.merge_storage(
-            self._storage,
+            return self._judge_whole(incoming)
+        return rules.merge_storage(
+            self.storage,
             incoming.storage,
             mode=self.mode,
             now=now,
@@ -200,11 +205,16 @@ class LedgerState:
             max_ahead=self._max_ahead,
             max_entries=self._max_entries,
         )
-        if result.changed:
-            self._install(result.storage, now)
-        return result
 
-    def _adopt(self, incoming: Block) -> MergeResult:
+    def take(self, result: MergeResult, incoming: Block, now: float) -> None:
+        """Do what judge() said of a block. The storage must be the one that it was judged by."""
+        if self.mode is Mode.OFF:
+            if result.storage is incoming.storage:
+                self.restore(incoming)
+        elif result.changed:
+            self._install(result.storage, now)
+
+    def _judge_whole(self, incoming: Block) -> MergeResult:
         changed: dict[Place, Entry] = {}
         identical = 0
         for bucket, entries in incoming.storage.items():
@@ -216,17 +226,16 @@ class LedgerState:
                     changed[Place(bucket, key)] = entry
         received = identical + len(changed)
         if not rules.adopts(self.block, incoming):
-            behind = int(incoming.index < self._index)
-            return MergeResult(self._storage, {}, (), received, identical, behind)
-        self.restore(incoming)
+            behind = int(incoming.index < self.index)
+            return MergeResult(self.storage, {}, (), received, identical, behind)
         return MergeResult(incoming.storage, changed, (), received, identical, 0)
 
     def reap(self, now: float, tombstone_ttl: float = cleaning.TOMBSTONE_TTL) -> ReapResult:
         """The leader's clean-up; under `off` there is none."""
         if self.mode is Mode.OFF:
-            return ReapResult(self._storage, {}, ())
-        result = cleaning.reap(self._storage, self.signer, now, self.ttl, tombstone_ttl)
-        if result.storage is not self._storage:
+            return ReapResult(self.storage, {}, ())
+        result = cleaning.reap(self.storage, self.signer, now, self.ttl, tombstone_ttl)
+        if result.storage is not self.storage:
             self._install(result.storage, now)
         return result
 

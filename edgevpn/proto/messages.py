@@ -17,7 +17,7 @@ way (same VERSION, else it ends), then the client says what it is, once:
 
 Who answers what:
 
-  every actor   Heartbeat, StatsRequest, RunCode; pipe OpenRepl
+  every actor   Heartbeat, StatsRequest, RunCode; pipe OpenRepl, Heartbeat
   supervisor    ActorsRequest, RestartActor, StatusRequest, Stop, Grant (its reply carries descriptors)
   host          Connect, Disconnect, PingPeer; pipes Dial, Take; states "self", "peers"; feed "inbound"
   sealer        Seal, Open; state "windows"
@@ -74,7 +74,7 @@ class Done(Message, frozen=True):
 
 
 class Heartbeat(Message, frozen=True):
-    """Answered by Done while the actor's loop runs."""
+    """Answered by Done while the actor's loop runs. Pipe: each byte comes back."""
 
 
 class StatsRequest(Message, frozen=True):

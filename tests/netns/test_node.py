@@ -135,6 +135,25 @@ def test_ipv6_inside_goes_as_ipv4_does(make_lab: MakeLab, start: MakeNode) -> No
     assert traffic.ping(lab.node(1), "10.1.0.2", 3, 0.05).received == 3
 
 
+def test_a_stopped_actor_is_noticed_and_replaced(make_lab: MakeLab, start: MakeNode) -> None:
+    lab = make_lab(2)
+    token = new_token()
+    start(lab.node(1), token, "10.1.0.1/24", "--dht=false")
+    two = start(lab.node(2), token, "10.1.0.2/24", "--dht=false")
+    traffic.first_answer(lab.node(2), "10.1.0.1", "edgevpn0", 20)
+    pids = {actor: two.pid_of(actor) for actor in ACTORS}
+    for pid in pids.values():
+        os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: not alive(list(pids.values())), 5, interval=0.02, what="the end of all stopped actors")
+    traffic.first_answer(lab.node(2), "10.1.0.1", "edgevpn0", 10)
+    found = wait_for(
+        lambda: (f := [a for a in two.json("actors") if a["name"] in ACTORS]) and all(a["pid"] for a in f) and f,
+        10,
+        what="all actors again",
+    )
+    assert {(one["restarts"], one["last_exit"]) for one in found} == {(1, "it does not answer")}
+
+
 def test_a_bulk_transfer_arrives_whole(make_lab: MakeLab, start: MakeNode) -> None:
     lab = make_lab(2)
     token = new_token()
