@@ -72,7 +72,8 @@ class LedgerState:
         self.ttl: Final = ttl
         self._max_ahead = max_ahead
         self._max_entries = max_entries
-        self.restore(block or first_block(now))
+        self._present = block or first_block(now)
+        self._last_block = self._present, self._present  # what was asked for last: as it was held, and with its hash
 
     @property
     def storage(self) -> Storage:
@@ -114,8 +115,8 @@ class LedgerState:
 
     def restore(self, block: Block) -> None:
         """Go on from a kept block instead of what is held now."""
-        self._present: Block = block  # hash and the one before are of no meaning, until the block is asked for
-        self._last_block: tuple[Block, Block] = block, block
+        self._present = block  # hash and the one before are of no meaning, until the block is asked for
+        self._last_block = block, block
 
     def _install(self, storage: Storage, now: float) -> None:
         index = min(self._present.index + 1, MAX_INDEX)
