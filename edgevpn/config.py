@@ -28,6 +28,7 @@ OWNERSHIP_MODES = {  # what may be said -> what it means
     "off": "off",
 }
 LOG_LEVELS = ("debug", "info", "warn", "warning", "error", "dpanic", "panic", "fatal")
+PATHS = ("auto", "datagram", "stream")
 MIN_MTU = 68  # RFC 791
 MIN_MTU_IPV6 = 1280  # RFC 8200: below it Linux has no IPv6 on the interface
 MAX_MTU = 65535
@@ -175,6 +176,9 @@ class NodeConfig:
     bootstrap_iface: bool = True  # give the interface its addresses, MTU and routes
     router: str = ""  # VPN address that gets packets to unknown destinations; "" for none
 
+    path: str = "auto"  # how packets go to peers of ours: auto, datagram, stream
+    datagram_port: int = 0  # UDP; 0: any free one
+
     listen: tuple[str, ...] = ()  # /ip4|ip6/ADDRESS/tcp/PORT; empty: the default ones
     max_connections: int = 0  # 0: no limit of its own
     timeout: float = 15.0  # to open a stream to a peer
@@ -253,6 +257,10 @@ class NodeConfig:
                 raise UsageError(f"--mtu {self.mtu} is too small for {address}: IPv6 needs {MIN_MTU_IPV6}")
         if self.router:
             parse_ip(self.router)
+        if self.path not in PATHS:
+            raise UsageError(f"--path {self.path!r} is none of {', '.join(PATHS)}")
+        if not 0 <= self.datagram_port <= 65535:
+            raise UsageError(f"--datagram-port {self.datagram_port} is no port: 0 to 65535")
 
     @property
     def owner_ttl(self) -> float:

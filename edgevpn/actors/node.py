@@ -7,6 +7,7 @@ descriptor), addresses (gone with the device). The token stays in its memfd, unr
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from edgevpn.actors.supervisor import supervise
 from edgevpn.actors.template_start import StartedTemplate, start_template
 from edgevpn.config import NodeConfig
 from edgevpn.sealed_memory import sealed_memfd
-from edgevpn.tun import device, netlink
+from edgevpn.tun import device, netlink, udp_socket
 
 
 def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None = None) -> int:
@@ -38,6 +39,10 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
             tun = device.open_device(config.interface)
             undo.callback(tun.close)
             descriptors["tun"] = tun.fileno()
+            if config.path != "stream":
+                for family, sock in udp_socket.open_udp(config.datagram_port).items():
+                    undo.callback(sock.close)
+                    descriptors["udp6" if family == socket.AF_INET6 else "udp4"] = sock.fileno()
             if config.bootstrap_iface:
                 netlink.configure(config.interface, config.addresses, config.mtu)
         trio.run(supervise, config, descriptors, key.peer_id, template)

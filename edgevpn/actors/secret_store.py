@@ -1,4 +1,4 @@
-"""What the supervisor holds for its actors as descriptors: the token, the identity key, the TUN device.
+"""What the supervisor holds for its actors as descriptors: token, identity key, TUN device, UDP sockets.
 
 Secrets are in sealed memfds (memfd_create(2)): no file, no path, and not in the supervisor's own memory. An actor
 asks with the ticket of its own start; which actor may have what is the table below. Tickets die with the start they
@@ -16,6 +16,8 @@ MAY_HAVE: dict[str, frozenset[str]] = {
     "token": frozenset({"sealer"}),
     "identity": frozenset({"host", "gossip", "discovery", "ledger"}),
     "tun": frozenset({"tun"}),
+    "udp4": frozenset({"tun"}),
+    "udp6": frozenset({"tun"}),
 }
 
 

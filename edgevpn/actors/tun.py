@@ -8,13 +8,16 @@ kept as they were last seen while the ledger is away. Streams are dialled and ta
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import trio
 
 from edgevpn.actors.actor_entry import actor_entry
-from edgevpn.actors.client import apply
+from edgevpn.actors.client import RefusedError, apply
+from edgevpn.actors.datagrams import Datagrams
 from edgevpn.actors.host_link import HostLink
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.p2p.host_service import Inbound
@@ -35,19 +38,33 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
     async with open_shell(ctx, name, run_dir, config, ticket) as (shell, nursery):
         descriptor = await shell.grant_descriptor("tun")
         os.set_blocking(descriptor, False)
-        actor = TunActor(shell, nursery, descriptor)
+        sockets = [] if shell.config.path == "stream" else await _granted_sockets(shell)
+        actor = TunActor(shell, nursery, descriptor, sockets)
         actor.thread.add(descriptor, actor.pump.on_readable)
         nursery.start_soon(actor.thread.run)
         nursery.start_soon(actor.follow_routes)
         nursery.start_soon(actor.serve_streams)
+        if actor.datagrams is not None:
+            nursery.start_soon(actor.datagrams.run)
         await shell.ready()
         await trio.sleep_forever()
+
+
+async def _granted_sockets(shell: Shell) -> list[socket.socket]:
+    """The UDP sockets that the supervisor holds."""
+    sockets = []
+    for what in ("udp4", "udp6"):
+        try:
+            sockets.append(socket.socket(fileno=await shell.grant_descriptor(what)))
+        except RefusedError:
+            continue  # the machine has not that family
+    return sockets
 
 
 class TunActor:
     """Owns the pump, the router and the paths."""
 
-    def __init__(self, shell: Shell, nursery: trio.Nursery, descriptor: int) -> None:
+    def __init__(self, shell: Shell, nursery: trio.Nursery, descriptor: int, sockets: Sequence[socket.socket]) -> None:
         self._shell = shell
         self._nursery = nursery
         self._link = HostLink(shell.client("host"))
@@ -56,7 +73,19 @@ class TunActor:
         self._hello = Hello(flags, shell.config.mtu)
         self.thread = PacketThread()
         self._paths: dict[str, StreamPath] = {}
-        self.pump = Pump(descriptor, self._paths, self._send_on_new_path, takes_udp=takes_udp)
+        self.datagrams: Datagrams | None = None
+        if sockets:
+            self.datagrams = Datagrams(
+                shell,
+                self._link,
+                self.thread,
+                {sock.family: sock for sock in sockets},
+                self._hello,
+                lambda: self.pump.router,
+                self._write_frame,
+            )
+        engine = self.datagrams.engine if self.datagrams else None
+        self.pump = Pump(descriptor, self._paths, self._send_on_new_path, takes_udp=takes_udp, engine=engine)
         self._routes: dict[str, Body] = {}
         self._use_routes()
         shell.mailbox.on_request(PathsRequest, self._describe_paths)
@@ -64,6 +93,13 @@ class TunActor:
         shell.gauges["paths"] = lambda: len(self._paths)
         shell.gauges["queued_bytes"] = lambda: sum(path.queued_bytes for path in self._paths.values())
         shell.namespace |= {"tun": self, "pump": self.pump, "paths": self._paths}
+        if engine is not None:
+            for counters in (engine.counters, engine.opener.counters):
+                shell.gauges |= {name: partial(counters.__getitem__, name) for name in counters}
+            shell.namespace["datagrams"] = self.datagrams
+
+    def _write_frame(self, peer: str, frame: memoryview) -> bool:
+        return self.pump.write_frame(peer, frame)
 
     def _counter(self, name: str) -> Any:
         return lambda: self.pump.counters[name]
@@ -82,12 +118,22 @@ class TunActor:
         if config.static_peers:
             routes = dict(config.static_peers)
         self.pump.router = Router(routes, config.addresses, config.router)
+        if self.datagrams is not None:
+            self.datagrams.routes_changed()
 
     # --- paths
 
     def _send_on_new_path(self, peer: str, frames: list[bytes]) -> None:
         """In the packet thread: what is for a peer that has no path yet."""
-        self.thread.in_trio(lambda: self._path_to(peer).send(frames))
+        self.thread.in_trio(lambda: self._send_first(peer, frames))
+
+    def _send_first(self, peer: str, frames: list[bytes]) -> None:
+        if self.datagrams is not None:
+            self.datagrams.consider(peer, needed=True)
+        if self._shell.config.path == "datagram":
+            self._shell.count("dropped_no_datagram_path", len(frames))
+        else:
+            self._path_to(peer).send(frames)
 
     def _path_to(self, peer: str) -> StreamPath:
         path = self._paths.get(peer)
@@ -124,17 +170,32 @@ class TunActor:
         await self._path_to(inbound.peer_id).adopt(inbound.protocol, inbound.stream)
 
     async def _describe_paths(self, _: PathsRequest) -> Body:
-        return Paths(
-            [
-                PathState(
-                    peer_id=peer,
-                    kind=path.kind,
-                    sent_packets=path.stats.sent_packets,
-                    sent_bytes=path.stats.sent_bytes,
-                    received_packets=path.stats.received_packets,
-                    received_bytes=path.stats.received_bytes,
-                    dropped=path.stats.dropped,
-                )
-                for peer, path in self._paths.items()
-            ]
+        links = self.datagrams.engine.links if self.datagrams else {}
+        return Paths([self._describe(peer) for peer in {**self._paths, **links}])
+
+    def _describe(self, peer: str) -> PathState:
+        path = self._paths.get(peer)
+        link = self.datagrams.engine.links.get(peer) if self.datagrams else None
+        stats = [one.stats for one in (path, link) if one is not None]
+        kind = path.kind if path else "none"
+        if link is not None and link.is_live and link.address is not None:
+            ip, port = link.address
+            kind, address, why = "datagram", f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}", link.reason
+        elif link is not None:
+            address, why = "", f"no datagrams: {link.reason}"
+        elif self._shell.config.path == "stream":
+            address, why = "", "--path stream"
+        else:
+            address, why = "", "the peer does not offer datagrams"
+        return PathState(
+            peer_id=peer,
+            kind=kind,
+            sent_packets=sum(one.sent_packets for one in stats),
+            sent_bytes=sum(one.sent_bytes for one in stats),
+            received_packets=sum(one.received_packets for one in stats),
+            received_bytes=sum(one.received_bytes for one in stats),
+            dropped=sum(one.dropped for one in stats),
+            address=address,
+            rtt_s=link.rtt if link else 0.0,
+            why=why,
         )

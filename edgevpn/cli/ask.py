@@ -134,6 +134,10 @@ def peers(run_dir: Path, as_json: bool) -> None:
                         (r.hostname for r in routes.values() if isinstance(r, Route) and r.peer_id == peer_id), ""
                     ),
                     "path": path.kind if path else "none",
+                    "path_address": path.address if path else "",
+                    "path_rtt_ms": round(path.rtt_s * 1000, 3) if path else 0.0,
+                    "path_why": path.why if path else "nothing was sent yet",
+                    "dropped": path.dropped if path else 0,
                     "sent_bytes": path.sent_bytes if path else 0,
                     "received_bytes": path.received_bytes if path else 0,
                     "remote": peer.remotes,

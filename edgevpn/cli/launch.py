@@ -66,6 +66,8 @@ def node_config(settings: Settings, *, vpn: bool, run_dir: str) -> tuple[NodeCon
         mtu=mtu,
         bootstrap_iface=values["bootstrap-iface"],
         router=parse_ip(values["router"]) if vpn and values["router"] else "",
+        path=values["path"].strip().lower() if vpn else "auto",
+        datagram_port=values["datagram-port"] if vpn else 0,
         listen=_listen(settings, notes),
         max_connections=max(values["max-connections"], 0),  # -1 is the Go program's "no limit"
         timeout=values["timeout"],

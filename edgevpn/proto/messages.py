@@ -366,7 +366,11 @@ class PathsRequest(Message, frozen=True):
 
 
 class PathState(Message, frozen=True):
-    """How packets reach a peer: `kind` "stream", "edgevpn-stream" or "none"; counters since the tun actor began."""
+    """How packets reach a peer: `kind` "datagram", "stream", "edgevpn-stream" or "none".
+
+    `address`: where datagrams go; `rtt_s`: their round trip; `why`: why it is this kind. Counters since the tun actor
+    began.
+    """
 
     peer_id: str
     kind: str
@@ -375,6 +379,9 @@ class PathState(Message, frozen=True):
     received_packets: int
     received_bytes: int
     dropped: int
+    address: str = ""
+    rtt_s: float = 0.0
+    why: str = ""
 
 
 class Paths(Message, frozen=True):

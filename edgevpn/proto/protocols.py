@@ -12,11 +12,13 @@ KADEMLIA = "/ipfs/kad/1.0.0"
 
 # Packets between nodes of ours: length-prefixed super-packets (edgevpn/proto/packet_stream.py).
 PACKET_STREAM = "/edgevpn-py/packets/1"
+# Handshakes for packets in UDP datagrams (edgevpn/proto/datagram_handshake.py).
+DATAGRAM = "/edgevpn-py/datagram/1"
 # Packets with the Go program: one IP packet a yamux data frame.
 EDGEVPN_PACKETS = "/edgevpn/0.1"
 
 SERVED_BY: dict[str, tuple[str, ...]] = {
     "gossip": MESHSUB,
     "discovery": (KADEMLIA,),
-    "tun": (PACKET_STREAM, EDGEVPN_PACKETS),
+    "tun": (PACKET_STREAM, EDGEVPN_PACKETS, DATAGRAM),
 }

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from contextlib import suppress
 
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
 from edgevpn.errors import SetupError
 
+_GSO_MAX_SIZE = 59_000  # bytes of a super-packet, so that sealed it is one UDP_SEGMENT send: 64 datagrams, 65,507 bytes
 _NO_DAD = 0x02  # IFA_F_NODAD: no one else is on the link, and a second's wait would be one
 
 
@@ -22,6 +24,8 @@ def configure(name: str, addresses: Iterable[str], mtu: int) -> None:
         with IPRoute() as netlink:
             index = netlink.link_lookup(ifname=name)[0]
             netlink.link("set", index=index, mtu=mtu, txqlen=1000)
+            with suppress(NetlinkError):  # an old kernel: trains of two sends then
+                netlink.link("set", index=index, gso_max_size=_GSO_MAX_SIZE)
             netlink.link("set", index=index, state="up")
             for text in addresses:
                 interface = ipaddress.ip_interface(text)

@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -49,6 +50,12 @@ class PacketThread:
         """For a handler itself: no call any more."""
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """For trio: no handler runs inside the block. Keep it short."""
+        with self._running:
+            yield
 
     def in_trio(self, function: Callable[[], object]) -> None:
         """Have trio call `function` soon; several wishes for the same one before that are one."""

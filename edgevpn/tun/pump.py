@@ -13,6 +13,7 @@ from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.ip import addresses_untrusted
 from edgevpn.proto.packet_stream import MAX_FRAME, VIRTIO_HEADER
 from edgevpn.tun import virtio
+from edgevpn.tun.datagram_engine import DatagramEngine
 from edgevpn.tun.path import Path
 from edgevpn.tun.router import Router
 
@@ -30,12 +31,18 @@ class Pump:
         unknown: Callable[[str, list[bytes]], None],
         *,
         takes_udp: bool = True,
+        engine: DatagramEngine | None = None,
     ) -> None:
-        """`paths`: by peer. `unknown` is given what is for a peer that has no path yet."""
+        """`paths`: by peer. `unknown` is given what is for a peer that has no path yet.
+
+        With an `engine` frames are read into its buffer, and go its way to the peers it reaches.
+        """
         self._descriptor = descriptor
         self._paths = paths
         self._unknown = unknown
         self._takes_udp = takes_udp
+        self._engine = engine
+        self._buffer = memoryview(bytearray(MAX_FRAME)) if engine is None else engine.sealer.frame
         self.router = Router({})
         self.counters = {
             "read_packets": 0,
@@ -48,7 +55,10 @@ class Pump:
 
     def on_readable(self) -> None:
         """Take in a batch from the device. Called by the packet thread, again while there is more."""
-        for peer, frames in self._read_batch().items():
+        batches = self._read_batch()
+        if self._engine is not None:
+            self._engine.flush()
+        for peer, frames in batches.items():
             path = self._paths.get(peer)
             if path is None:
                 self._unknown(peer, frames)
@@ -56,53 +66,62 @@ class Pump:
                 path.send(frames)
 
     def _read_batch(self) -> dict[str, list[bytes]]:
-        """What the device has now, by peer."""
+        """What the device has now for streams, by peer. What can go as datagrams goes at once."""
         batches: dict[str, list[bytes]] = {}
         size = count = 0
+        buffer, into, engine = self._buffer, [self._buffer], self._engine
+        live = engine.live if engine is not None else {}
         while size < BATCH_BYTES and count < BATCH_PACKETS:
             try:
-                frame = os.read(self._descriptor, MAX_FRAME)
+                length = os.readv(self._descriptor, into)
             except BlockingIOError:
                 break
             count += 1
-            size += len(frame)
+            size += length
             try:
-                _, destination = addresses_untrusted(memoryview(frame)[VIRTIO_HEADER:])
+                _, destination = addresses_untrusted(buffer[VIRTIO_HEADER : min(length, VIRTIO_HEADER + 40)])
             except UntrustedDataError:
                 self.counters["dropped_no_route"] += 1
                 continue
             peer = self.router.lookup(destination)
             if peer is None:
                 self.counters["dropped_no_route"] += 1
-            else:
-                batches.setdefault(peer, []).append(frame)
+                continue
+            link = live.get(peer)
+            if link is None or engine is None or not engine.send(link, length):
+                batches.setdefault(peer, []).append(bytes(buffer[:length]))
         self.counters["read_packets"] += count
         return batches
 
     def write_frames(self, peer: str, frames: Iterable[bytes | memoryview]) -> tuple[int, int]:
         """Write a peer's frames (virtio header and packet each) to the device: packets and bytes that were taken."""
         packets = size = 0
-        allows = self.router.allows
         for frame in frames:
-            try:
-                virtio.check_untrusted(frame, takes_udp=self._takes_udp)
-                source, _ = addresses_untrusted(frame[VIRTIO_HEADER : VIRTIO_HEADER + 40])
-            except UntrustedDataError:
-                self.counters["refused_malformed"] += 1
-                continue
-            if not allows(peer, source):
-                self.counters["refused_source"] += 1
-                continue
-            try:
-                os.write(self._descriptor, frame)
-            except OSError:
-                # EINVAL for a header that the kernel does not like, EAGAIN where it has no room: a lost packet
-                self.counters["refused_by_device"] += 1
-                continue
-            packets += 1
-            size += len(frame) - VIRTIO_HEADER
-        self.counters["written_packets"] += packets
+            if self.write_frame(peer, frame):
+                packets += 1
+                size += len(frame) - VIRTIO_HEADER
         return packets, size
+
+    def write_frame(self, peer: str, frame: bytes | memoryview) -> bool:
+        """Write one; whether it was taken."""
+        counters = self.counters
+        try:
+            virtio.check_untrusted(frame, takes_udp=self._takes_udp)
+            source, _ = addresses_untrusted(frame[VIRTIO_HEADER : VIRTIO_HEADER + 40])
+        except UntrustedDataError:
+            counters["refused_malformed"] += 1
+            return False
+        if not self.router.allows(peer, source):
+            counters["refused_source"] += 1
+            return False
+        try:
+            os.write(self._descriptor, frame)
+        except OSError:
+            # EINVAL for a header that the kernel does not like, EAGAIN where it has no room: a lost packet
+            counters["refused_by_device"] += 1
+            return False
+        counters["written_packets"] += 1
+        return True
 
 
 def plain_frames(packets: Sequence[bytes]) -> list[bytes]:

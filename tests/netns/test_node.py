@@ -72,7 +72,7 @@ def test_two_nodes_with_one_token_find_each_other_and_carry_packets(make_lab: Ma
         assert found[actor]["rss_bytes"] > 1_000_000
         assert found[actor]["restarts"] == 0
     [peer] = two.json("peers")
-    assert (peer["member"], peer["addresses"], peer["path"]) == (True, ["10.1.0.1"], "stream")
+    assert (peer["member"], peer["addresses"], peer["path"]) == (True, ["10.1.0.1"], "datagram")
     pinged = two.json("ping", "10.1.0.1", "-c", "2", "-i", "0.01")
     assert pinged["answered"] == 2
     assert two.ask("repl", "ledger", "-c", "len(state.entries('machines'))").stdout == "2\n"

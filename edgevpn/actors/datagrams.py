@@ -1,0 +1,278 @@
+"""The tun actor's part of the datagram path that waits: handshakes, the clock, and who is connected.
+
+A handshake is made with each connected peer that has a route and knows the protocol: by the side with the lower peer ID
+when they meet, by us with everybody when this actor starts (the keys went with the one before it), and by whoever sees
+the keys grow old or the peer fall silent. Keys are used by edgevpn/tun/datagram_engine.py in the packet thread.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from edgevpn.actors.client import apply
+from edgevpn.actors.host_link import HostLink
+from edgevpn.actors.shell import Shell
+from edgevpn.errors import EdgevpnError, UntrustedDataError
+from edgevpn.p2p.host_service import Inbound
+from edgevpn.proto.datagram import Address
+from edgevpn.proto.datagram_handshake import (
+    AES_256_GCM,
+    ANSWER_HEAD,
+    CHACHA20_POLY1305,
+    MAX_CANDIDATES,
+    OFFER_HEAD,
+    Agreed,
+    Offering,
+    Terms,
+    answer_untrusted,
+    candidates_size_untrusted,
+)
+from edgevpn.proto.messages import Body, HostSelf, PeerState
+from edgevpn.proto.packet_stream import Hello
+from edgevpn.proto.protocols import DATAGRAM
+from edgevpn.tun.datagram_engine import DatagramEngine
+from edgevpn.tun.packet_thread import PacketThread
+from edgevpn.tun.router import Router
+
+TIMEOUT = 5.0
+_AT_ONCE = 32
+_EAGER = 256  # links made without a packet
+
+
+def preferred_ciphers() -> tuple[int, int]:
+    """The bits we offer, and the one we choose. AES without the instructions for it is slow, and leaks by timing."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        flags = ""
+    words = set(flags.split())
+    if "aes" in words:
+        return AES_256_GCM | CHACHA20_POLY1305, AES_256_GCM
+    return CHACHA20_POLY1305, CHACHA20_POLY1305
+
+
+class Datagrams:
+    """Keeps the engine's links: makes sessions, ticks."""
+
+    def __init__(
+        self,
+        shell: Shell,
+        link: HostLink,
+        thread: PacketThread,
+        sockets: Mapping[int, socket.socket],
+        hello: Hello,
+        router: Callable[[], Router],
+        write: Callable[[str, memoryview], bool],
+    ) -> None:
+        self._shell = shell
+        self._link = link
+        self._thread = thread
+        self._hello = hello
+        self._router = router
+        self._wake = trio.Event()
+        self.engine = DatagramEngine(sockets, write, shell.config.mtu, lambda: thread.in_trio(self._rouse))
+        self._ports = {family: sock.getsockname()[1] for family, sock in sockets.items()}
+        self._families = sockets
+        self._ciphers, self._prefer = preferred_ciphers()
+        self._self: dict[str, Body] = {}
+        self._peers: dict[str, Body] = {}
+        self._limit = trio.CapacityLimiter(_AT_ONCE)
+        self._answering: set[str] = set()
+
+    def _rouse(self) -> None:
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        for family, sock in self._families.items():
+            self._thread.add(sock.fileno(), partial(self.engine.on_readable, family))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_self)
+            nursery.start_soon(self._follow_peers)
+            nursery.start_soon(self._serve, nursery)
+            while True:
+                self._wake = trio.Event()
+                with self._thread.paused():
+                    pause = self.engine.tick()
+                self._begin_handshakes(nursery)
+                with trio.move_on_after(pause):
+                    await self._wake.wait()
+
+    # --- who is there
+
+    async def _follow_self(self) -> None:
+        async with self._shell.client("host").watch("self") as updates:
+            async for update in updates:
+                apply(self._self, update)
+                self._rouse()
+
+    async def _follow_peers(self) -> None:
+        first = True
+        async with self._shell.client("host").watch("peers") as updates:
+            async for update in updates:
+                apply(self._peers, update)
+                for peer in self._peers:
+                    self.consider(peer, eager=first)
+                first = False
+
+    @property
+    def _peer_id(self) -> str:
+        host = self._self.get("host")
+        return host.peer_id if isinstance(host, HostSelf) else ""
+
+    def consider(self, peer: str, *, eager: bool = False, needed: bool = False) -> None:
+        """Make a link to a peer that may have one. `eager`: we make the handshake; `needed`: a packet waits."""
+        if peer in self.engine.links or (len(self.engine.links) >= _EAGER and not needed):
+            return
+        state = self._peers.get(peer)
+        if not isinstance(state, PeerState) or not self._router().knows(peer):
+            return
+        if DATAGRAM not in state.protocols:
+            return  # not identified yet, or not one of ours
+        now = time.monotonic()
+        with self._thread.paused():
+            link = self.engine.link(peer, now)
+            if not eager and not needed and self._peer_id > peer:
+                link.leave_handshake_to_peer(now)
+        self._rouse()
+
+    def routes_changed(self) -> None:
+        for peer in list(self._peers):
+            self.consider(peer)
+
+    def _candidates(self) -> list[Address]:
+        """Where datagrams may reach us: the host's addresses, but none that the VPN itself has."""
+        host = self._self.get("host")
+        own = self._router().own
+        found: list[Address] = []
+        for text in host.listen if isinstance(host, HostSelf) else ():
+            parts = text.split("/")
+            if len(parts) < 3 or parts[1] not in ("ip4", "ip6"):
+                continue
+            ip = ipaddress.ip_address(parts[2])
+            port = self._ports.get(socket.AF_INET6 if ip.version == 6 else socket.AF_INET)
+            if port and not (ip.is_link_local or ip.is_unspecified or ip.packed in own):
+                address = (str(ip), port)
+                if address not in found:
+                    found.append(address)
+        return found[:MAX_CANDIDATES]
+
+    def _observed(self, peer: str, port: int) -> list[Address]:
+        """The peer's address as its connections show it, with its port for datagrams."""
+        state = self._peers.get(peer)
+        found: list[Address] = []
+        for text in state.remotes if isinstance(state, PeerState) else ():
+            parts = text.split("/")
+            if len(parts) >= 3 and parts[1] in ("ip4", "ip6"):
+                found.append((parts[2], port))
+        return found
+
+    # --- handshakes
+
+    def _begin_handshakes(self, nursery: trio.Nursery) -> None:
+        now = time.monotonic()
+        if not self._peer_id:
+            return
+        for peer, link in list(self.engine.links.items()):
+            if link.wants_handshake(now) and peer in self._peers:
+                link.handshake_began(now)
+                nursery.start_soon(self._offer, peer)
+
+    async def _offer(self, peer: str) -> None:
+        """Make a session with a peer. What fails is tried again after a pause."""
+        reason = "the handshake took too long"
+        async with self._limit:
+            with trio.move_on_after(TIMEOUT):
+                number = self.engine.new_number()
+                terms = Terms(self._hello.flags, self._ciphers, self._hello.mtu, number, tuple(self._candidates()))
+                offering = Offering(terms, self._peer_id, peer)
+                try:
+                    _, stream = await self._link.dial(peer, (DATAGRAM,))
+                    async with stream:
+                        await stream.send_all(offering.message)
+                        answer = await _read_message_untrusted(stream, ANSWER_HEAD)
+                    agreed = offering.finish_untrusted(answer)
+                except UntrustedDataError as exc:
+                    self._shell.warn("datagram_handshakes_refused", peer=peer, reason=str(exc))
+                    reason = str(exc)
+                except (EdgevpnError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                    reason = f"no handshake: {exc or 'the stream ended'}"
+                else:
+                    self._shell.count("datagram_handshakes")
+                    self._add(peer, agreed, number, initiated=True)
+                    return
+        if peer in self.engine.links:
+            self.engine.links[peer].handshake_failed(time.monotonic(), reason)
+            self._rouse()
+
+    def _add(self, peer: str, agreed: Agreed, number: int, *, initiated: bool) -> None:
+        with self._thread.paused():
+            link = self.engine.link(peer, time.monotonic())
+            for _, port in agreed.terms.candidates[:1]:
+                link.add_candidates(self._observed(peer, port))
+            self.engine.add_session(peer, agreed, number, initiated=initiated)
+        self._rouse()
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        while True:
+            async with self._link.serve((DATAGRAM,)) as streams:
+                async for inbound in streams:
+                    nursery.start_soon(self._answer, inbound)
+            await trio.sleep(0.01)  # the host went away
+
+    async def _answer(self, inbound: Inbound) -> None:
+        peer = inbound.peer_id
+        if not self._router().knows(peer) or peer in self._answering or not self._peer_id:
+            self._shell.count("datagram_handshakes_of_strangers")
+            await trio.aclose_forcefully(inbound.stream)
+            return
+        self._answering.add(peer)
+        try:
+            async with self._limit:
+                with trio.move_on_after(TIMEOUT):
+                    async with inbound.stream as stream:
+                        offer = await _read_message_untrusted(stream, OFFER_HEAD)
+                        number = self.engine.new_number()
+                        message, agreed = answer_untrusted(
+                            offer,
+                            self._hello.flags,
+                            self._hello.mtu,
+                            number,
+                            self._candidates(),
+                            self._prefer,
+                            peer,
+                            self._peer_id,
+                        )
+                        self._add(peer, agreed, number, initiated=False)
+                        await stream.send_all(message)
+        except UntrustedDataError as exc:
+            self._shell.warn("datagram_handshakes_refused", peer=peer, reason=str(exc))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._shell.count("datagram_handshakes_broken")
+        finally:
+            self._answering.discard(peer)
+
+
+async def _read_message_untrusted(stream: trio.abc.ReceiveStream, head: int) -> bytes:
+    """An offer or an answer. Raises UntrustedDataError, or trio.BrokenResourceError when nothing came."""
+    data = await _read_exactly_untrusted(stream, head)
+    return data + await _read_exactly_untrusted(stream, candidates_size_untrusted(data))
+
+
+async def _read_exactly_untrusted(stream: trio.abc.ReceiveStream, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = await stream.receive_some(size - len(data))
+        if not more and not data:
+            raise trio.BrokenResourceError("the other side ended it")
+        if not more:
+            raise UntrustedDataError("a datagram handshake is cut short")
+        data += more
+    return data

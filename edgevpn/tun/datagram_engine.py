@@ -1,0 +1,265 @@
+"""The loop around the datagram path: the UDP sockets, every peer's link, and what goes between them and the device.
+
+It runs in the packet thread; what trio calls takes the thread's lock (`PacketThread.paused`). Frames come in the
+sealer's buffer and leave in the same turn: nothing is queued here but in the socket's buffer, and when that is full for
+longer than WAIT the packet is lost, as in any router.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from edgevpn.errors import UntrustedDataError
+from edgevpn.proto.back_off import BackOff
+from edgevpn.proto.datagram import MAX_PIECES, OVERHEAD, Address, Probe, read_control_untrusted
+from edgevpn.proto.datagram_handshake import Agreed
+from edgevpn.proto.packet_stream import TAKES_TCP, TAKES_UDP
+from edgevpn.tun import virtio
+from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
+from edgevpn.tun.train import MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, SendKey, seal_one
+from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT
+
+WAIT: Final = 5  # milliseconds for room in the socket's buffer
+_RECEIVES_A_TURN = 8
+_MAX_LINKS = 4096
+_HANDSHAKE_FIRST, _HANDSHAKE_MOST = 0.25, 60.0
+_INT = struct.Struct("=i")
+_U16 = struct.Struct("=H")
+
+WriteFrame = Callable[[str, memoryview], bool]
+
+
+class DatagramEngine:
+    """Sends and receives for all links. `live`: those that packets can take now, by peer."""
+
+    def __init__(
+        self, sockets: Mapping[int, socket.socket], write: WriteFrame, mtu: int, wake: Callable[[], None]
+    ) -> None:
+        """`sockets`: by address family. `write` gives the device a peer's frame. `wake` asks for a tick, soon."""
+        self._sockets = sockets
+        self._write = write
+        self._mtu = mtu
+        self._wake = wake
+        self._segment_size: dict[int, list[tuple[int, int, bytes]]] = {}
+        self._sessions: dict[int, tuple[DatagramLink, Session]] = {}
+        self._keys: dict[int, ReceiveKey] = {}
+        self.sealer = Sealer()
+        self.opener = Opener()
+        self.links: dict[str, DatagramLink] = {}
+        self.live: dict[str, DatagramLink] = {}
+        self.counters = {"datagrams_not_sent": 0, "control_refused": 0}
+        # the run of small frames that is being collected: for whom, from where, size of each
+        self._run_link: DatagramLink | None = None
+        self._run_begin = self._run_end = self._run_length = self._run_count = 0
+        self._from: Address = ("", 0)
+        self._now = 0.0
+
+    # --- links, from trio
+
+    def link(self, peer: str, now: float) -> DatagramLink:
+        """The peer's link, made when it is new."""
+        found = self.links.get(peer)
+        if found is None:
+            if len(self.links) >= _MAX_LINKS:
+                self.remove(next(iter(self.links)))
+            back_off = BackOff(_HANDSHAKE_FIRST, _HANDSHAKE_MOST, random.Random())  # noqa: S311
+            found = self.links[peer] = DatagramLink(peer, self._mtu, back_off, now)
+        return found
+
+    def remove(self, peer: str) -> None:
+        link = self.links.pop(peer, None)
+        self.live.pop(peer, None)
+        if link is not None:
+            self._sync(link)
+
+    def new_number(self) -> int:
+        """A session number that is free."""
+        while True:
+            number = secrets.randbits(32)
+            if number and number not in self._sessions:
+                return number
+
+    def add_session(self, peer: str, agreed: Agreed, number: int, *, initiated: bool) -> None:
+        now = time.monotonic()
+        link = self.link(peer, now)
+        link.add_session(agreed, number, initiated, now)
+        self._sync(link)
+        if initiated:
+            self.tick_link(link, now)
+
+    def _sync(self, link: DatagramLink) -> None:
+        """Make the tables agree with a link's sessions."""
+        for number, (owner, session) in list(self._sessions.items()):
+            if owner is link and (session not in link.sessions or self.links.get(link.peer) is not link):
+                del self._sessions[number], self._keys[number]
+        if self.links.get(link.peer) is link:
+            for session in link.sessions:
+                self._sessions[session.number] = link, session
+                self._keys[session.number] = session.receive
+
+    def tick(self) -> float:
+        """Send the probes that are due; seconds until the next tick."""
+        now = time.monotonic()
+        pause = 25.0
+        for link in list(self.links.values()):
+            self.tick_link(link, now)
+            pause = min(pause, link.next_tick(now))
+        return max(TICK, pause)
+
+    def tick_link(self, link: DatagramLink, now: float) -> None:
+        before = len(link.sessions)
+        for session, address, plaintext in link.tick(now):
+            self._send_bytes(seal_one(session.send, plaintext), address)
+        if len(link.sessions) != before:
+            self._sync(link)
+        self._show(link)
+
+    def _show(self, link: DatagramLink) -> None:
+        if link.is_live:
+            self.live[link.peer] = link
+        else:
+            self.live.pop(link.peer, None)
+
+    # --- out
+
+    def send(self, link: DatagramLink, size: int) -> bool:
+        """Send the frame in sealer.frame[:size] to a live link. False: it does not fit this path."""
+        session, address = link.sending, link.address
+        if session is None or address is None:
+            return False
+        now = time.monotonic()
+        if now - link.last_sent > ACTIVE - 2 * TICK:
+            self._wake()
+        link.last_sent = now
+        sealer = self.sealer
+        if not sealer.buffer[1]:
+            self._add_small(link, session.send, sealer.frame[:size])
+        else:
+            wanted = TAKES_UDP if sealer.buffer[1] & 0x7F == virtio.GSO_UDP else TAKES_TCP
+            _, _, _, segment, start, _ = virtio.HEADER.unpack_from(sealer.buffer)
+            try:
+                if not session.takes & wanted or size - start > segment * MAX_PIECES:
+                    self._send_cut(link, session.send, bytes(sealer.frame[:size]))
+                else:
+                    self._send_train(session.send, address, size)
+            except UntrustedDataError:
+                link.stats.dropped += 1
+                return True
+        stats = link.stats
+        stats.sent_packets += 1
+        stats.sent_bytes += size
+        return True
+
+    def _send_train(self, key: SendKey, address: Address, size: int) -> None:
+        self.flush()
+        for view, length in self.sealer.seal_train(key, size):
+            self._send(view, length, address)
+
+    def _send_cut(self, link: DatagramLink, key: SendKey, frame: bytes) -> None:
+        for packet in virtio.segment(frame):
+            self._add_small(link, key, bytes(virtio.HEADER.size) + packet)
+
+    def _add_small(self, link: DatagramLink, key: SendKey, frame: memoryview | bytes) -> None:
+        """Collect frames of one size for one send; a shorter one may be the last."""
+        length = len(frame) + OVERHEAD
+        if (
+            link is not self._run_link
+            or length > self._run_length
+            or self._run_count >= MAX_SEGMENTS
+            or self._run_end + length > MAX_SEND
+        ):
+            self.flush()
+            self._run_link, self._run_length = link, length
+        self._run_end = self.sealer.seal_small(key, frame, self._run_end)
+        self._run_count += 1
+        if length < self._run_length:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was collected. Called after each batch from the device."""
+        link, end = self._run_link, self._run_end
+        if link is not None and end and link.address is not None:
+            self._send(self.sealer.small[:end], self._run_length, link.address)
+        self._run_link = None
+        self._run_end = self._run_count = self._run_length = 0
+
+    def _send(self, view: memoryview | bytes, length: int, address: Address) -> None:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        sock = self._sockets.get(family)
+        if sock is None:
+            self.counters["datagrams_not_sent"] += 1
+            return
+        control = self._segment_size.get(length)
+        if control is None:
+            if len(self._segment_size) > 2048:
+                self._segment_size.clear()
+            control = self._segment_size[length] = [(socket.IPPROTO_UDP, UDP_SEGMENT, _U16.pack(length))]
+        for last in (False, True):
+            try:
+                sock.sendmsg((view,), control if len(view) > length else (), 0, address)
+            except BlockingIOError:
+                if not last:
+                    poll = select.poll()
+                    poll.register(sock, select.POLLOUT)
+                    poll.poll(WAIT)
+                    continue
+                self.counters["datagrams_not_sent"] += 1
+            except OSError:
+                self.counters["datagrams_not_sent"] += 1  # no route, too large: the probes tell what to do
+            return
+
+    def _send_bytes(self, datagram: bytes, address: Address) -> None:
+        self._send(datagram, len(datagram), address)
+
+    # --- in
+
+    def on_readable(self, family: int) -> None:
+        """Take in what a socket has. Called by the packet thread, again while there is more."""
+        sock = self._sockets[family]
+        opener = self.opener
+        views = [opener.view[:65536]]
+        for _ in range(_RECEIVES_A_TURN):
+            try:
+                size, ancillary, _, source = sock.recvmsg_into(views, 32)
+            except OSError:
+                return  # BlockingIOError: nothing more; others tell of an earlier send
+            length = size
+            for level, kind, data in ancillary:
+                if level == socket.IPPROTO_UDP and kind == UDP_GRO:
+                    length = _INT.unpack(data)[0]
+            self._from = source[0], source[1]
+            self._now = time.monotonic()
+            opener.open_untrusted(size, max(length, 1), self._keys, self._on_frame, self._on_control)
+
+    def _on_frame(self, key: ReceiveKey, frame: memoryview) -> None:
+        link, session = self._sessions[key.session]
+        if link.on_received(session, self._from, self._now):
+            self._show(link)
+            self._wake()
+        if self._write(link.peer, frame):
+            stats = link.stats
+            stats.received_packets += 1
+            stats.received_bytes += len(frame)
+
+    def _on_control(self, key: ReceiveKey, data: bytes) -> None:
+        link, session = self._sessions[key.session]
+        news = link.on_received(session, self._from, self._now)
+        try:
+            message = read_control_untrusted(data)
+        except UntrustedDataError:
+            self.counters["control_refused"] += 1
+            return
+        if isinstance(message, Probe):
+            self._send_bytes(seal_one(session.send, link.answer_to(message, self._from)), self._from)
+        else:
+            news |= link.on_answer(message, self._now)
+        if news:
+            self.tick_link(link, self._now)  # at once: a first packet may be waiting for this
+            self._wake()

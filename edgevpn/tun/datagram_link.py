@@ -1,0 +1,287 @@
+"""What a node knows of the datagram path to one peer: sessions, ways, and when to ask, move and give up. Pure.
+
+A way is an address of the peer's. It is used once it has answered a probe as large as the largest datagram we send, so
+a way that swallows large ones (a path MTU black hole, RFC 8899) is never used. Which one:
+
+    no way answers      the path is not live: packets take another path; all candidates are probed, ever more seldom
+    a way answered      live. A better one (round trip under 0.7 of this one's) takes over when it answers
+    sending, silence    after 0.4 s or three round trips all candidates are probed; whichever answers is taken (the peer
+                        or we have moved, or a NAT forgot us); after 1 s without any answer the path is not live
+    idle                a probe each 25 s, which keeps NATs' mappings open
+
+The peer's datagrams may come from an address we did not know: it becomes a candidate, and is probed before it is used.
+
+A session is used for sending from the moment the peer has used it, so the peer has its keys. A new one is wanted 120 s
+after that, as soon as there is something to send; the old one stays good for receiving until the new one is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from edgevpn.proto.back_off import BackOff
+from edgevpn.proto.datagram import OVERHEAD, Address, Answer, Probe, write_answer, write_probe
+from edgevpn.proto.datagram_handshake import Agreed
+from edgevpn.proto.packet_stream import VIRTIO_HEADER
+from edgevpn.tun.path import PathStats
+from edgevpn.tun.train import ReceiveKey, SendKey
+
+REKEY_AFTER = 120.0
+REKEY_TRAINS = 2**48
+SESSION_LIFE = 1800.0  # of an idle one
+_KEEP_OLD = 10.0
+_MAX_SESSIONS = 4
+_MAX_CANDIDATES = 32
+_SILENCE = 0.4
+_PROBE_AGAIN = 0.15
+_GIVE_UP = 0.6
+_KEEPALIVE = 25.0
+_ROUND_FIRST, _SLOWER, _ROUND_MOST = 0.25, 1.5, 30.0
+_BETTER = 0.7
+_MAX_OUTSTANDING = 64
+ACTIVE = 3.0  # seconds after a packet during which ticks are frequent
+TICK = 0.1
+
+ProbeToSend = tuple["Session", Address, bytes]
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """Keys both ways. `takes`: what super-packets the peer takes."""
+
+    number: int
+    made_at: float
+    send: SendKey = field(repr=False)
+    receive: ReceiveKey = field(repr=False)
+    takes: int
+    cipher: int
+    initiated: bool
+    confirmed: bool = False  # the peer has used it
+
+
+class DatagramLink:
+    """The state of one peer's datagram path. Times are a monotonic clock's seconds."""
+
+    def __init__(self, peer: str, mtu: int, back_off: BackOff, now: float) -> None:
+        """`back_off`: between handshakes that fail."""
+        self.peer = peer
+        self.stats = PathStats()
+        self.address: Address | None = None
+        self.rtt = 0.0
+        self.reason = "no keys yet"
+        self.sending: Session | None = None
+        self.sessions: list[Session] = []
+        self.last_sent = self.last_received = now - 10 * ACTIVE
+        self._probe_size = mtu + VIRTIO_HEADER + OVERHEAD
+        self._back_off = back_off
+        self._next_handshake = now
+        self._candidates: dict[Address, float] = {}  # when each answered last; 0: never
+        self._outstanding: dict[bytes, tuple[Address, float]] = {}
+        self._silent_since: float | None = None
+        self._probed_at = 0.0
+        self._round = _ROUND_FIRST
+        self._next_round = now
+
+    @property
+    def is_live(self) -> bool:
+        """Whether packets can go this way."""
+        return self.address is not None and self.sending is not None
+
+    # --- sessions
+
+    def add_session(self, agreed: Agreed, number: int, initiated: bool, now: float) -> tuple[Session, list[Session]]:
+        """A handshake was done: its session, and those that it pushes out. `number`: what the peer will send us."""
+        session = Session(
+            number=number,
+            made_at=now,
+            send=SendKey(agreed.cipher, agreed.send_key, agreed.terms.session),
+            receive=ReceiveKey(agreed.cipher, agreed.receive_key, number),
+            takes=agreed.terms.flags,
+            cipher=agreed.cipher,
+            initiated=initiated,
+        )
+        self.sessions.append(session)
+        self._back_off.reset()
+        self._next_handshake = now + 1.0
+        self.add_candidates(agreed.terms.candidates)
+        self._round, self._next_round = _ROUND_FIRST, now
+        if self.address is None:
+            self.reason = "no way answers yet"
+        gone = [one for one in self.sessions[:-1] if one is not self.sending][
+            : max(0, len(self.sessions) - _MAX_SESSIONS)
+        ]
+        self._drop(gone)
+        return session, gone
+
+    def _drop(self, gone: Sequence[Session]) -> None:
+        self.sessions = [one for one in self.sessions if one not in gone]
+
+    def handshake_failed(self, now: float, reason: str) -> None:
+        self.reason = self.reason if self.is_live else reason
+        self._next_handshake = now + self._back_off.next()
+
+    def wants_handshake(self, now: float) -> bool:
+        """Whether to do one now. It is for the caller to say `handshake_began`."""
+        if now < self._next_handshake:
+            return False
+        if not self.is_live or self.sending is None:
+            return now - self.last_sent < 10 * ACTIVE or self.sending is None
+        used_up = self.sending.send.train > REKEY_TRAINS
+        old = now - self.sending.made_at > REKEY_AFTER * (1.0 if self.sending.initiated else 1.2)
+        return (old or used_up) and (now - self.last_sent < 2 * TICK or now - self.sending.made_at > SESSION_LIFE)
+
+    def leave_handshake_to_peer(self, now: float) -> None:
+        """For a second: it is the peer's turn."""
+        self._next_handshake = now + 1.0
+
+    def handshake_began(self, now: float) -> None:
+        self._next_handshake = now + 5.0
+
+    # --- ways
+
+    def add_candidates(self, addresses: Sequence[Address]) -> None:
+        for address in addresses:
+            if address not in self._candidates and address[1]:
+                if len(self._candidates) >= _MAX_CANDIDATES:
+                    worst = min(
+                        (one for one in self._candidates if one != self.address), key=self._candidates.__getitem__
+                    )
+                    del self._candidates[worst]
+                self._candidates[address] = 0.0
+
+    def on_received(self, session: Session, address: Address, now: float) -> bool:
+        """A genuine datagram came. Whether something is to be done about it (tick soon)."""
+        self.last_received = now
+        if session.confirmed and address == self.address:
+            self._silent_since = None
+            return False
+        news = False
+        if not session.confirmed:
+            session.confirmed = True
+            if self.sending is None or session.made_at >= self.sending.made_at:
+                self.sending = session
+            news = True
+        if address not in self._candidates:
+            self.add_candidates([address])
+            self._round, self._next_round = _ROUND_FIRST, now
+            news = True
+        elif address != self.address and now - self._probed_at > _PROBE_AGAIN and self._moved_to(address, now):
+            self._next_round = now
+            news = True
+        return news
+
+    def _moved_to(self, address: Address, now: float) -> bool:
+        """The peer sends from elsewhere than where we send to: worth a look when that is the better of the two."""
+        return self.address is None or now - self._candidates.get(address, 0.0) > 1.0
+
+    def answer_to(self, probe: Probe, address: Address) -> bytes:
+        return write_answer(Answer(probe.number, address))
+
+    def on_answer(self, answer: Answer, now: float) -> bool:
+        """Whether the way has changed."""
+        asked = self._outstanding.pop(answer.number, None)
+        if asked is None:
+            return False
+        address, at = asked
+        rtt = now - at
+        self._candidates[address] = now
+        if address == self.address:
+            self.rtt = rtt if not self.rtt else 0.8 * self.rtt + 0.2 * rtt
+            self._silent_since = None
+            return False
+        if self.address is not None and self._silent_since is None and rtt > _BETTER * self.rtt:
+            return False
+        self.address, self.rtt, self.reason = (
+            address,
+            rtt,
+            "it answered first" if self.address is None else "it is better",
+        )
+        self._silent_since = None
+        self._round = _ROUND_FIRST
+        return True
+
+    # --- time
+
+    def tick(self, now: float) -> list[ProbeToSend]:
+        """What is to be sent now."""
+        self._forget(now)
+        session = self.sending or (self.sessions[-1] if self.sessions else None)
+        if session is None:
+            return []
+        newest = self.sessions[-1]
+        if not newest.confirmed and newest.initiated and newest is not session:
+            return self._probe(newest, [self.address] if self.address else list(self._candidates), now)
+        if self.address is None:
+            if now >= self._next_round:
+                self._next_round = now + self._round
+                self._round = min(_SLOWER * self._round, _ROUND_MOST)
+                return self._probe(session, list(self._candidates), now)
+            return []
+        quiet = now - self.last_received
+        if (
+            now - self.last_sent < ACTIVE
+            and self.last_sent > self.last_received
+            and quiet > max(_SILENCE, 3 * self.rtt)
+        ):
+            if self._silent_since is None:
+                self._silent_since = now
+            elif now - self._silent_since > _GIVE_UP + 3 * self.rtt:
+                self._lose(now)
+                return []
+            return self._probe(session, list(self._candidates), now)
+        if self._next_round <= now and any(not at for at in self._candidates.values()) and self._round < _ROUND_MOST:
+            self._next_round = now + self._round
+            self._round = _SLOWER * self._round
+            return self._probe(session, [one for one, at in self._candidates.items() if not at], now)
+        if quiet > _KEEPALIVE and now - self._probed_at > min(_KEEPALIVE, quiet - _KEEPALIVE + 1.0):
+            if quiet > _KEEPALIVE + 4:
+                self._lose(now)
+                return []
+            return self._probe(session, [self.address], now)
+        return []
+
+    def next_tick(self, now: float) -> float:
+        """Seconds until a tick has something to do."""
+        if not self.sessions:
+            return TICK if now < self._next_handshake < now + ACTIVE else _KEEPALIVE
+        if now - self.last_sent < ACTIVE or self._silent_since is not None:
+            return TICK
+        if self.address is None:
+            return max(TICK, self._next_round - now)
+        if any(not one.confirmed for one in self.sessions):
+            return _ROUND_FIRST
+        return max(1.0, _KEEPALIVE - (now - self.last_received))
+
+    def _lose(self, now: float) -> None:
+        self.address, self.reason = None, "the peer fell silent"
+        self._silent_since = None
+        self._round, self._next_round = _ROUND_FIRST, now
+        self._next_handshake = now
+
+    def _probe(self, session: Session, addresses: Sequence[Address], now: float) -> list[ProbeToSend]:
+        if now - self._probed_at < _PROBE_AGAIN:
+            return []
+        self._probed_at = now
+        probes: list[ProbeToSend] = []
+        for address in addresses:
+            number = os.urandom(8)
+            while len(self._outstanding) >= _MAX_OUTSTANDING:
+                del self._outstanding[next(iter(self._outstanding))]
+            self._outstanding[number] = address, now
+            probes.append((session, address, write_probe(Probe(number), self._probe_size)))
+        return probes
+
+    def _forget(self, now: float) -> None:
+        """Sessions that a newer one has replaced, or that nobody used."""
+        sending = self.sending
+        gone = [
+            one
+            for one in self.sessions
+            if one is not sending
+            and now - one.made_at > _KEEP_OLD
+            and (not one.confirmed or (sending is not None and now - sending.made_at > _KEEP_OLD))
+        ]
+        if gone:
+            self._drop(gone)

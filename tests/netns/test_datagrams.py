@@ -1,0 +1,172 @@
+"""The datagram path between whole nodes: used, left when it fails, found again, and kept when other actors die."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from scripts.labkit import traffic
+from scripts.labkit.namespaces import Lab, Node
+from scripts.labkit.nodes import Vpn, new_token
+from scripts.labkit.traffic import wait_for
+from tests.netns.test_node import MakeNode, start
+
+__all__ = ["start"]  # a fixture
+MakeLab = Callable[..., Lab]
+pytestmark = pytest.mark.timeout(180)
+
+GARBAGE = """
+import random, socket, sys, time
+target, port, seed, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+chance = random.Random(seed)
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+pieces = [chance.randbytes(chance.choice([0, 1, 11, 12, 28, 29, 60, 300, 1238, 1400])) for _ in range(200)]
+until, sent = time.monotonic() + seconds, 0
+while time.monotonic() < until:
+    for piece in pieces:
+        sock.sendto(piece, (target, port))
+    sent += len(pieces)
+    time.sleep(0.01)
+print(sent)
+"""
+
+
+def path_of(vpn: Vpn) -> str:
+    peers = vpn.json("peers")
+    return str(peers[0]["path"]) if peers else "none"
+
+
+def two_on_datagrams(lab: Lab, start: MakeNode, *flags: str) -> tuple[Vpn, Vpn]:
+    token = new_token()
+    one = start(lab.node(1), token, "10.1.0.1/24", "--dht=false", *flags)
+    two = start(lab.node(2), token, "10.1.0.2/24", "--dht=false", *flags)
+    traffic.first_answer(lab.node(2), "10.1.0.1", "edgevpn0", 20)
+    wait_for(lambda: path_of(one) == path_of(two) == "datagram", 10, what="the datagram path")
+    return one, two
+
+
+def udp(node: Node, *, blocked: bool) -> None:
+    if blocked:
+        node.run(["nft", "add table inet cut"])
+        node.run(["nft", "add chain inet cut in { type filter hook input priority 0; }"])
+        node.run(["nft", "add rule inet cut in udp dport != 5353 drop"])
+    else:
+        node.run(["nft", "delete table inet cut"])
+
+
+def test_packets_go_as_datagrams_and_one_side_can_forbid_it(make_lab: MakeLab, start: MakeNode) -> None:
+    lab = make_lab(3)
+    token = new_token()
+    one = start(lab.node(1), token, "10.1.0.1/24", "--dht=false", "--datagram-port=4500")
+    two = start(lab.node(2), token, "10.1.0.2/24", "--dht=false")
+    three = start(lab.node(3), token, "10.1.0.3/24", "--dht=false", "--path=stream")
+    for number in (2, 3):
+        traffic.first_answer(lab.node(number), "10.1.0.1", "edgevpn0", 20)
+    paths: dict[str, dict[str, object]] = {}
+
+    def settled() -> bool:
+        paths.update({peer["addresses"][0]: peer for peer in one.json("peers") if peer["addresses"]})
+        return paths["10.1.0.2"]["path"] == "datagram" and paths["10.1.0.3"]["path"] == "stream"
+
+    wait_for(settled, 10, what="one peer by datagram, one by stream")
+    assert {peer["path"] for peer in three.json("peers")} <= {"stream", "none"}
+    seen = next(peer for peer in two.json("peers") if peer["addresses"] == ["10.1.0.1"])
+    assert seen["path_address"] == f"{lab.node(1).address}:4500"
+    assert seen["path_why"]
+    counted = wait_for(lambda: one.json("peers"), 5)
+    assert all(peer["dropped"] == 0 for peer in counted if peer["member"])
+
+
+def test_with_udp_blocked_packets_take_the_stream_and_come_back(make_lab: MakeLab, start: MakeNode) -> None:
+    lab = make_lab(2)
+    one, two = two_on_datagrams(lab, start)
+    pinging = traffic.Pinging(lab.node(2), "10.1.0.1", 0.02, "edgevpn0")
+    udp(lab.node(1), blocked=True)
+    wait_for(lambda: path_of(two) == "stream", 10, what="the stream path")
+    time.sleep(0.5)
+    udp(lab.node(1), blocked=False)
+    wait_for(lambda: path_of(one) == path_of(two) == "datagram", 30, what="the datagram path again")
+    result = pinging.finish()
+    assert result.longest_gap_s < 2
+
+
+def test_the_tun_actors_death_costs_half_a_second_at_most(make_lab: MakeLab, start: MakeNode) -> None:
+    lab = make_lab(2)
+    _, two = two_on_datagrams(lab, start)
+    index = lab.node(2).run(["cat", "/sys/class/net/edgevpn0/ifindex"]).stdout
+    time.sleep(1)
+    pinging = traffic.Pinging(lab.node(2), "10.1.0.1", 0.01, "edgevpn0")
+    for _ in range(3):
+        time.sleep(1.5)
+        os.kill(two.pid_of("tun"), signal.SIGKILL)
+    time.sleep(1.5)
+    result = pinging.finish()
+    assert result.longest_gap_s < 0.5
+    assert path_of(two) == "datagram"
+    assert lab.node(2).run(["cat", "/sys/class/net/edgevpn0/ifindex"]).stdout == index
+
+
+@pytest.mark.parametrize("actor", ["host", "gossip", "ledger", "discovery", "sealer"])
+def test_no_packet_is_lost_when_another_actor_dies(make_lab: MakeLab, start: MakeNode, actor: str) -> None:
+    lab = make_lab(2)
+    _, two = two_on_datagrams(lab, start)
+    time.sleep(1)
+    pinging = traffic.Pinging(lab.node(2), "10.1.0.1", 0.005, "edgevpn0")
+    time.sleep(0.5)
+    pid = two.pid_of(actor)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: two.pid_of(actor) not in (0, pid), 5, what=f"another {actor}")
+    time.sleep(1)
+    result = pinging.finish()
+    assert result.sent > 200
+    assert result.received >= result.sent - 1  # the last one may be on its way when the ping ends
+    assert path_of(two) == "datagram"
+
+
+def test_garbage_at_the_datagram_port_costs_counters_only(make_lab: MakeLab, start: MakeNode) -> None:
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    lab = make_lab(3)
+    one, _ = two_on_datagrams(lab, start, "--datagram-port=4500")
+    pinging = traffic.Pinging(lab.node(2), "10.1.0.1", 0.02, "edgevpn0")
+    done = lab.node(3).run(["python3", "-c", GARBAGE, lab.node(1).address, "4500", str(seed), "3"], timeout=60)
+    result = pinging.finish()
+    assert int(done.stdout) > 5000
+    assert result.received >= result.sent - 1
+    counted = one.ask("repl", "tun", "-c", "datagrams.engine.opener.counters['datagrams_unknown']").stdout
+    assert int(counted) > 4000
+    assert path_of(one) == "datagram"
+    assert len(one.log.read_text().splitlines()) < 12
+
+
+def test_a_node_whose_address_changes_goes_on(make_lab: MakeLab, start: MakeNode) -> None:
+    lab = make_lab(2)
+    _, two = two_on_datagrams(lab, start)
+    node = lab.node(2)
+    device = node.run(["ip", "-o", "-4", "addr", "show", "to", node.address]).stdout.split()[1]
+    pinging = traffic.Pinging(lab.node(2), "10.1.0.1", 0.02, "edgevpn0")
+    time.sleep(0.5)
+    node.run(["ip", "addr", "add", "10.99.0.77/16", "dev", device])
+    node.run(["ip", "addr", "del", f"{node.address}/16", "dev", device], check=False)
+    left = node.run(["ip", "-o", "-4", "addr", "show", "dev", device]).stdout
+    assert node.address not in left.replace("10.99.0.77", ""), left
+    time.sleep(3)
+    result = pinging.finish()
+    assert result.longest_gap_s < 1.5
+    assert path_of(two) in ("datagram", "stream")
+
+
+def test_ipv6_goes_as_datagrams_too(make_lab: MakeLab, start: MakeNode) -> None:
+    lab = make_lab(2)
+    token = new_token()
+    one = start(lab.node(1), token, "fd42::1/64", "--dht=false")
+    two = start(lab.node(2), token, "fd42::2/64", "--dht=false")
+    traffic.first_answer(lab.node(2), "fd42::1", "edgevpn0", 20)
+    wait_for(lambda: path_of(one) == path_of(two) == "datagram", 10, what="the datagram path")
+    assert traffic.ping(lab.node(2), "fd42::1", 20, 0.02).received == 20
+    assert traffic.iperf3(lab.node(1), lab.node(2), "fd42::1", 1) > 300

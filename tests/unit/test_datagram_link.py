@@ -1,0 +1,265 @@
+"""When the datagram path asks, moves and gives up: two links and a network between them, on a virtual clock."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from edgevpn.proto.back_off import BackOff
+from edgevpn.proto.datagram import Address, Probe, read_control_untrusted
+from edgevpn.proto.datagram_handshake import AES_256_GCM, Offering, Terms, answer_untrusted
+from edgevpn.tun.datagram_link import REKEY_AFTER, DatagramLink, Session
+
+A: Address = ("192.0.2.1", 1000)
+B: Address = ("192.0.2.2", 2000)
+B2: Address = ("198.51.100.2", 2000)
+MTU = 1200
+
+
+class World:
+    """`reach(source, target, size)` says whether a datagram arrives, and how late (seconds)."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.one = DatagramLink("two", MTU, BackOff(0.25, 60, random.Random(1)), self.now)
+        self.two = DatagramLink("one", MTU, BackOff(0.25, 60, random.Random(2)), self.now)
+        self.places = {A: self.one, B: self.two, B2: self.two}
+        self.speaks_from = {id(self.one): A, id(self.two): B}
+        self.reach: Callable[[Address, Address, int], float | None] = lambda *_: 0.01
+        self._flying: list[tuple[float, Address, Address, int, bytes]] = []
+        self._numbers = iter(range(1, 10**6))
+        self.lost = 0
+
+    def shake(self, *, candidates: tuple[Address, ...] = (B,), initiator: DatagramLink | None = None) -> None:
+        first = initiator or self.one
+        second = self.two if first is self.one else self.one
+        number, other = next(self._numbers), next(self._numbers)
+        mine, theirs = ((A,), candidates) if first is self.one else (candidates, (A,))
+        offering = Offering(Terms(3, AES_256_GCM, MTU, number, mine), "i", "r")
+        message, agreed = answer_untrusted(offering.message, 3, MTU, other, theirs, AES_256_GCM, "i", "r")
+        second.add_session(agreed, other, False, self.now)
+        first.add_session(offering.finish_untrusted(message), number, True, self.now)
+
+    def _post(self, link: DatagramLink, session: Session, target: Address, plaintext: bytes) -> None:
+        source = self.speaks_from[id(link)]
+        late = self.reach(source, target, len(plaintext) + 28)
+        if late is None:
+            self.lost += 1
+        else:
+            self._flying.append((self.now + late, source, target, session.send.session, plaintext))
+
+    def send(self, link: DatagramLink) -> bool:
+        """A packet of the user's."""
+        if not link.is_live or link.sending is None or link.address is None:
+            link.last_sent = self.now
+            return False
+        link.last_sent = self.now
+        self._post(link, link.sending, link.address, b"packet")
+        return True
+
+    def run(self, seconds: float, each: Callable[[], object] = lambda: None) -> None:
+        for _ in range(round(seconds / 0.05)):
+            self.now += 0.05
+            each()
+            for link in (self.one, self.two):
+                for session, address, plaintext in link.tick(self.now):
+                    self._post(link, session, address, plaintext)
+            for _ in range(3):  # answers in the same step
+                self._deliver()
+
+    def _deliver(self) -> None:
+        arriving = [one for one in self._flying if one[0] <= self.now]
+        self._flying = [one for one in self._flying if one[0] > self.now]
+        for _, source, target, number, plaintext in arriving:
+            link = self.places.get(target)
+            session = next((s for s in link.sessions if s.number == number), None) if link else None
+            if link is None or session is None:
+                self.lost += 1
+                continue
+            link.on_received(session, source, self.now)
+            if plaintext == b"packet":
+                continue
+            message = read_control_untrusted(plaintext)
+            if isinstance(message, Probe):
+                self._post(link, session, source, link.answer_to(message, source))
+            else:
+                link.on_answer(message, self.now)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_after_a_handshake_both_sides_find_a_way(world: World) -> None:
+    world.shake()
+    assert not world.one.is_live
+    world.run(0.5)
+    assert (world.one.address, world.two.address) == (B, A)
+    assert world.one.is_live
+    assert world.two.is_live
+    assert 0 < world.one.rtt < 0.2
+
+
+def test_a_side_that_only_the_other_can_reach_first_is_found_by_its_probes(world: World) -> None:
+    """A NAT: nobody reaches A before A has sent there."""
+    opened: set[Address] = set()
+
+    def nat(source: Address, target: Address, _: int) -> float | None:
+        if source == A:
+            opened.add(target)
+        return 0.01 if target != A or source in opened else None
+
+    world.reach = nat
+    world.shake()
+    world.run(1.0)
+    assert world.one.is_live
+    assert world.two.is_live
+
+
+def test_a_way_that_swallows_large_datagrams_is_never_used(world: World) -> None:
+    world.reach = lambda _, __, size: 0.01 if size < 1000 else None
+    world.shake()
+    world.run(3.0)
+    assert not world.one.is_live
+    world.reach = lambda *_: 0.01
+    world.run(5.0)
+    assert world.one.is_live
+
+
+def test_an_idle_path_is_quiet_but_kept(world: World) -> None:
+    world.shake()
+    world.run(2.0)
+    count = 0
+
+    def counting(*_: object) -> float:
+        nonlocal count
+        count += 1
+        return 0.01
+
+    world.reach = counting
+    world.run(300.0)
+    assert world.one.is_live
+    assert world.two.is_live
+    assert 10 <= count <= 2 * 2 * 300 / 25 + 4
+
+
+def test_a_peer_that_moved_is_followed_within_a_second(world: World) -> None:
+    world.shake()
+    world.run(1.0)
+    world.speaks_from[id(world.two)] = B2
+    del world.places[B]
+    reached_again: list[float] = []
+    began = world.now
+
+    def traffic() -> None:
+        world.send(world.one)
+        world.send(world.two)
+        if world.one.address == B2 and world.one.is_live:
+            reached_again.append(world.now)
+
+    world.run(3.0, traffic)
+    assert reached_again
+    assert reached_again[0] - began < 1.0
+
+
+def test_a_dead_way_is_given_up_within_a_second_and_a_half_and_a_handshake_wanted(world: World) -> None:
+    world.shake()
+    world.run(1.0)
+    world.reach = lambda *_: None
+    began = world.now
+    lost: list[float] = []
+
+    def traffic() -> None:
+        if not world.send(world.one):
+            lost.append(world.now)
+
+    world.run(3.0, traffic)
+    assert lost[0] - began < 1.5
+    assert world.one.wants_handshake(world.now)
+    world.reach = lambda *_: 0.01
+    world.run(2.0, traffic)
+    assert world.one.is_live
+
+
+def test_silence_without_anything_sent_is_no_fault(world: World) -> None:
+    world.shake()
+    world.run(1.0)
+    world.run(20.0)
+    assert world.one.is_live
+
+
+def test_one_way_traffic_keeps_its_path(world: World) -> None:
+    world.shake()
+    world.run(1.0)
+    failed: list[float] = []
+    world.run(20.0, lambda: world.send(world.one) or failed.append(world.now))
+    assert failed == []
+
+
+def test_keys_are_changed_after_two_minutes_of_use_without_a_pause(world: World) -> None:
+    world.shake()
+    failed: list[float] = []
+    shaken: list[float] = []
+    world.run(1.0)
+
+    def traffic() -> None:
+        for link in (world.one, world.two):
+            if not world.send(link):
+                failed.append(world.now)
+            if link.wants_handshake(world.now):
+                link.handshake_began(world.now)
+                shaken.append(world.now)
+                world.shake(initiator=link)
+
+    before = world.lost
+    world.run(3.5 * REKEY_AFTER, traffic)
+    assert len(shaken) == 3
+    assert failed == []
+    assert world.lost == before
+    assert len(world.one.sessions) == len(world.two.sessions) == 1
+
+
+def test_an_idle_link_does_not_change_keys(world: World) -> None:
+    world.shake()
+    world.run(600.0)
+    assert not world.one.wants_handshake(world.now)
+    assert world.one.is_live
+
+
+def test_a_peer_that_lost_its_keys_gets_new_ones_into_use_at_once(world: World) -> None:
+    world.shake()
+    world.run(1.0)
+    world.two = DatagramLink("one", MTU, BackOff(0.25, 60, random.Random(2)), world.now)
+    world.places = {A: world.one, B: world.two}
+    world.speaks_from[id(world.two)] = B
+    assert world.two.wants_handshake(world.now)
+    world.shake(initiator=world.two, candidates=(B,))
+    world.run(0.2)
+    assert world.one.sending is world.one.sessions[-1]
+    assert world.two.is_live
+
+
+def test_many_handshakes_keep_few_sessions_and_the_one_in_use(world: World) -> None:
+    world.shake()
+    world.run(1.0)
+    in_use = world.one.sending
+    world.reach = lambda *_: None
+    for _ in range(50):
+        world.shake(initiator=world.two)
+    assert len(world.one.sessions) <= 5
+    assert in_use in world.one.sessions
+
+
+def test_failed_handshakes_are_tried_ever_more_seldom(world: World) -> None:
+    tries = 0
+    for _ in range(6000):
+        world.now += 0.1
+        world.one.last_sent = world.now
+        if world.one.wants_handshake(world.now):
+            world.one.handshake_began(world.now)
+            world.one.handshake_failed(world.now, "no")
+            tries += 1
+    assert 10 <= tries <= 35
