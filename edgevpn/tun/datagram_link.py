@@ -5,8 +5,10 @@ a way that swallows large ones (a path MTU black hole, RFC 8899) is never used. 
 
     no way answers      the path is not live: packets take another path; all candidates are probed, ever more seldom
     a way answered      live. A better one (round trip under 0.7 of this one's) takes over when it answers
-    sending, silence    after 0.4 s or three round trips all candidates are probed; whichever answers is taken (the peer
-                        or we have moved, or a NAT forgot us); after 1 s without any answer the path is not live
+    sending             a probe each second, or after 0.4 s in which nothing came. What comes proves the other
+                        direction; only answers prove ours. No answer: all candidates are probed, and whichever answers
+                        is taken (the peer or we have moved, or a NAT forgot us); after 0.6 s and three round trips
+                        without any answer the path is not live
     idle                a probe each 25 s, which keeps NATs' mappings open
 
 The peer's datagrams may come from an address we did not know: it becomes a candidate, and is probed before it is used.
@@ -35,6 +37,7 @@ _KEEP_OLD = 10.0
 _MAX_SESSIONS = 4
 _MAX_CANDIDATES = 32
 _SILENCE = 0.4
+_ASK_AGAIN = 1.0  # while sending
 _PROBE_AGAIN = 0.15
 _GIVE_UP = 0.6
 _KEEPALIVE = 25.0
@@ -79,7 +82,8 @@ class DatagramLink:
         self._next_handshake = now
         self._candidates: dict[Address, float] = {}  # when each answered last; 0: never
         self._outstanding: dict[bytes, tuple[Address, float]] = {}
-        self._silent_since: float | None = None
+        self._last_answer = 0.0
+        self._asked_since: float | None = None  # when the first probe went out to which there was no answer yet
         self._probed_at = 0.0
         self._round = _ROUND_FIRST
         self._next_round = now
@@ -103,8 +107,7 @@ class DatagramLink:
             initiated=initiated,
         )
         self.sessions.append(session)
-        self._back_off.reset()
-        self._next_handshake = now + 1.0
+        self._next_handshake = now + 1.0 + self._back_off.next()  # if no way answers; else when the keys are old
         self.add_candidates(agreed.terms.candidates)
         self._round, self._next_round = _ROUND_FIRST, now
         if self.address is None:
@@ -155,7 +158,6 @@ class DatagramLink:
         """A genuine datagram came. Whether something is to be done about it (tick soon)."""
         self.last_received = now
         if session.confirmed and address == self.address:
-            self._silent_since = None
             return False
         news = False
         if not session.confirmed:
@@ -167,7 +169,7 @@ class DatagramLink:
             self.add_candidates([address])
             self._round, self._next_round = _ROUND_FIRST, now
             news = True
-        elif address != self.address and now - self._probed_at > _PROBE_AGAIN and self._moved_to(address, now):
+        elif address != self.address and now - self._probed_at > _ASK_AGAIN and self._moved_to(address, now):
             self._next_round = now
             news = True
         return news
@@ -187,20 +189,27 @@ class DatagramLink:
         address, at = asked
         rtt = now - at
         self._candidates[address] = now
+        self._back_off.reset()
         if address == self.address:
             self.rtt = rtt if not self.rtt else 0.8 * self.rtt + 0.2 * rtt
-            self._silent_since = None
+            self._last_answer, self._asked_since = now, None
             return False
-        if self.address is not None and self._silent_since is None and rtt > _BETTER * self.rtt:
+        in_doubt = self._asked_since is not None and now - self._asked_since > self._patience
+        if self.address is not None and not in_doubt and rtt > _BETTER * self.rtt:
             return False
         self.address, self.rtt, self.reason = (
             address,
             rtt,
             "it answered first" if self.address is None else "it is better",
         )
-        self._silent_since = None
+        self._last_answer, self._asked_since = now, None
         self._round = _ROUND_FIRST
         return True
+
+    @property
+    def _patience(self) -> float:
+        """How long an answer may take before other ways are tried."""
+        return max(_PROBE_AGAIN, 2 * self.rtt)
 
     # --- time
 
@@ -220,25 +229,23 @@ class DatagramLink:
                 return self._probe(session, list(self._candidates), now)
             return []
         quiet = now - self.last_received
-        if (
-            now - self.last_sent < ACTIVE
-            and self.last_sent > self.last_received
-            and quiet > max(_SILENCE, 3 * self.rtt)
-        ):
-            if self._silent_since is None:
-                self._silent_since = now
-            elif now - self._silent_since > _GIVE_UP + 3 * self.rtt:
+        if self._asked_since is not None:
+            asked = now - self._asked_since
+            if asked > _GIVE_UP + 3 * self.rtt:
                 self._lose(now)
                 return []
-            return self._probe(session, list(self._candidates), now)
+            return self._probe(session, list(self._candidates) if asked > self._patience else [self.address], now)
+        if now - self.last_sent < ACTIVE and now - self._last_answer > _SILENCE:
+            silent = self.last_sent > self.last_received and quiet > max(_SILENCE, 3 * self.rtt)
+            if silent or now - self._last_answer > _ASK_AGAIN:
+                self._asked_since = now
+                return self._probe(session, [self.address], now)
         if self._next_round <= now and any(not at for at in self._candidates.values()) and self._round < _ROUND_MOST:
             self._next_round = now + self._round
             self._round = _SLOWER * self._round
             return self._probe(session, [one for one, at in self._candidates.items() if not at], now)
-        if quiet > _KEEPALIVE and now - self._probed_at > min(_KEEPALIVE, quiet - _KEEPALIVE + 1.0):
-            if quiet > _KEEPALIVE + 4:
-                self._lose(now)
-                return []
+        if now - self._last_answer > _KEEPALIVE:
+            self._asked_since = now
             return self._probe(session, [self.address], now)
         return []
 
@@ -246,19 +253,19 @@ class DatagramLink:
         """Seconds until a tick has something to do."""
         if not self.sessions:
             return TICK if now < self._next_handshake < now + ACTIVE else _KEEPALIVE
-        if now - self.last_sent < ACTIVE or self._silent_since is not None:
+        if now - self.last_sent < ACTIVE or self._asked_since is not None:
             return TICK
         if self.address is None:
             return max(TICK, self._next_round - now)
         if any(not one.confirmed for one in self.sessions):
             return _ROUND_FIRST
-        return max(1.0, _KEEPALIVE - (now - self.last_received))
+        return max(TICK, _KEEPALIVE - (now - self._last_answer))
 
     def _lose(self, now: float) -> None:
         self.address, self.reason = None, "the peer fell silent"
-        self._silent_since = None
+        self._asked_since = None
         self._round, self._next_round = _ROUND_FIRST, now
-        self._next_handshake = now
+        self._next_handshake = min(self._next_handshake, now)
 
     def _probe(self, session: Session, addresses: Sequence[Address], now: float) -> list[ProbeToSend]:
         if now - self._probed_at < _PROBE_AGAIN:

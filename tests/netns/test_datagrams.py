@@ -151,10 +151,8 @@ def test_a_node_whose_address_changes_goes_on(make_lab: MakeLab, start: MakeNode
     device = node.run(["ip", "-o", "-4", "addr", "show", "to", node.address]).stdout.split()[1]
     pinging = traffic.Pinging(lab.node(2), "10.1.0.1", 0.02, "edgevpn0")
     time.sleep(0.5)
-    node.run(["ip", "addr", "add", "10.99.0.77/16", "dev", device])
-    node.run(["ip", "addr", "del", f"{node.address}/16", "dev", device], check=False)
-    left = node.run(["ip", "-o", "-4", "addr", "show", "dev", device]).stdout
-    assert node.address not in left.replace("10.99.0.77", ""), left
+    node.run(["ip", "addr", "del", f"{node.address}/24", "dev", device])
+    node.run(["ip", "addr", "add", "10.99.0.77/24", "dev", device])
     time.sleep(3)
     result = pinging.finish()
     assert result.longest_gap_s < 1.5

@@ -184,6 +184,15 @@ def test_a_dead_way_is_given_up_within_a_second_and_a_half_and_a_handshake_wante
     assert world.one.is_live
 
 
+def test_a_way_that_carries_only_the_other_direction_is_given_up(world: World) -> None:
+    world.shake()
+    world.run(1.0)
+    world.reach = lambda source, *_: None if source == A else 0.01
+    world.run(2.0, lambda: (world.send(world.one), world.send(world.two)))
+    assert not world.one.is_live
+    assert not world.two.is_live, "two gets no answers: they would come from one"
+
+
 def test_silence_without_anything_sent_is_no_fault(world: World) -> None:
     world.shake()
     world.run(1.0)
