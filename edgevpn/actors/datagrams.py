@@ -85,6 +85,7 @@ class Datagrams:
         self._peers: dict[str, Body] = {}
         self._limit = trio.CapacityLimiter(_AT_ONCE)
         self._answering: set[str] = set()
+        self._forsaken: set[str] = set()
 
     def _rouse(self) -> None:
         self._wake.set()
@@ -118,17 +119,18 @@ class Datagrams:
         async with self._shell.client("host").watch("peers") as updates:
             async for update in updates:
                 apply(self._peers, update)
-                for peer in self._peers:
-                    self.consider(peer, eager=first)
-                first = False
+                if first:  # they may have keys of the actor before this one
+                    self._forsaken = set(self._peers)
+                    first = False
+                self.routes_changed()
 
     @property
     def _peer_id(self) -> str:
         host = self._self.get("host")
         return host.peer_id if isinstance(host, HostSelf) else ""
 
-    def consider(self, peer: str, *, eager: bool = False, needed: bool = False) -> None:
-        """Make a link to a peer that may have one. `eager`: we make the handshake; `needed`: a packet waits."""
+    def consider(self, peer: str, *, needed: bool = False) -> None:
+        """Make a link to a peer that may have one. `needed`: a packet waits."""
         if peer in self.engine.links or (len(self.engine.links) >= _EAGER and not needed):
             return
         state = self._peers.get(peer)
@@ -139,11 +141,13 @@ class Datagrams:
         now = time.monotonic()
         with self._thread.paused():
             link = self.engine.link(peer, now)
-            if not eager and not needed and self._peer_id > peer:
+            if not needed and self._peer_id > peer and peer not in self._forsaken:
                 link.leave_handshake_to_peer(now)
+            self._forsaken.discard(peer)
         self._rouse()
 
     def routes_changed(self) -> None:
+        """Routes, or who is connected."""
         for peer in list(self._peers):
             self.consider(peer)
 
