@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from scripts.labkit import traffic
+from scripts.labkit.idle import measure_idle
 from scripts.labkit.namespaces import Lab, LabError, Node
 from scripts.labkit.nodes import Vpn, environment, new_token
 
@@ -192,6 +193,7 @@ WHAT: dict[str, Callable[[int, Callable[[str], None]], dict[str, Any] | None]] =
     "speed": measure_speed,
     "five": measure_five,
     "kills": measure_kills,
+    "idle": measure_idle,
     "go": measure_go,
 }
 
