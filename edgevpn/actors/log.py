@@ -1,17 +1,27 @@
-"""One log for all actors: a line an event on stderr, for people on a terminal and as JSON otherwise.
+"""One log for all processes of a node: a line an event.
 
 `get(actor)` gives a logger that carries the actor's name and takes facts as keywords. It writes through the standard
-library's logging (structlog would cost 0.2 s at every start). `RateLimit` is for what peers can cause: an event is
-said at most once per `interval` seconds, with the number of times it happened since; counters hold the rest.
+library's logging (structlog would cost 0.2 s at every start). An actor writes JSON into the pipe that the supervisor
+gave it (log_intake.py); it never waits for room there, what does not fit is lost and counted. The supervisor passes
+all lines on to stderr, for people on a terminal and as JSON otherwise, and to its `sinks` (log_store.py).
+
+`RateLimit` is for what peers can cause: an event is said at most once per `interval` seconds, with the number of times
+it happened since; counters hold the rest.
 """
 
 from __future__ import annotations
 
-import json
+import faulthandler
 import logging
+import os
+import select
 import sys
-import time
+from collections.abc import Callable
+from contextlib import suppress
 
+from edgevpn.proto.log_lines import LogLine, for_people, write_line
+
+PIPE_VARIABLE = "EDGEVPNLOGFD"  # in an actor's environment: the number of its pipe's descriptor
 _LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -23,26 +33,101 @@ _LEVELS = {
     "fatal": logging.CRITICAL,
 }
 _ROOT = "edgevpn"
+_STDERR = 2
+
+Sink = Callable[[LogLine], None]
 
 
-class _ForPeople(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        facts: dict[str, object] = record.__dict__.get("facts", {})
-        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        tail = "".join(f" {name}={value}" for name, value in facts.items())
-        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        return f"{clock} {record.__dict__.get('actor', '-')}: {level}{record.getMessage()}{tail}"
+def _as_line(record: logging.LogRecord) -> LogLine:
+    facts = dict(record.__dict__.get("facts", {}))
+    if record.exc_info and record.exc_info[0] is not None:
+        facts["traceback"] = logging.Formatter().formatException(record.exc_info)
+    return LogLine(
+        record.created,
+        record.levelname.lower(),
+        record.__dict__.get("actor", "supervisor"),
+        record.getMessage(),
+        facts,
+    )
 
 
-class _ForPrograms(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "actor": record.__dict__.get("actor", "-"),
-            "event": record.getMessage(),
-        }
-        return json.dumps(line | record.__dict__.get("facts", {}), default=str)
+class _IntoPipe(logging.Handler):
+    """An actor's lines, into a pipe that nobody may read for a while."""
+
+    def __init__(self, descriptor: int, actor: str) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._actor = actor
+        self._lost = 0
+        self._torn = False
+        os.set_blocking(descriptor, False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = _as_line(record)
+        line = LogLine(line.time, line.level, self._actor, line.event, line.facts)
+        if self._lost:
+            line = LogLine(
+                line.time, line.level, line.actor, line.event, {**line.facts, "lines_lost_before": self._lost}
+            )
+        data = write_line(line)
+        if self._torn:
+            data = b"\n" + data
+        try:
+            written = os.write(self._descriptor, data)
+        except OSError:  # full, or nobody reads any more
+            self._lost += 1
+            return
+        self._lost = 0
+        self._torn = written < len(data)
+
+
+class _IntoNode(logging.Handler):
+    """The supervisor's own lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(_as_line(record))
+
+
+class _Stderr:
+    """stderr, as long as it takes what we write: a stopped terminal must not stop the supervisor."""
+
+    def __init__(self, *, as_json: bool, traceback: bool, colour: bool) -> None:
+        self._as_json = as_json
+        self._traceback = traceback
+        self._colour = colour
+        self._poll = select.poll()
+        self._poll.register(_STDERR, select.POLLOUT)
+
+    def __call__(self, line: LogLine) -> None:
+        if self._as_json:
+            data = write_line(line)
+        else:
+            text = for_people(line, colour=self._colour, traceback=self._traceback)
+            data = text.encode("utf-8", "replace") + b"\n"
+        with suppress(OSError):
+            while data and self._poll.poll(0):
+                # Where there is room for anything, a pipe has room for PIPE_BUF bytes (pipe(7)).
+                data = data[os.write(_STDERR, data[: select.PIPE_BUF]) :]
+
+
+_sinks: list[Sink] = []
+
+
+def say(line: LogLine) -> None:
+    """Pass a line on to everything that `configure` and `add_sink` named: in the supervisor only."""
+    for sink in _sinks:
+        sink(line)
+
+
+def add_sink(sink: Sink) -> None:
+    """Have all lines go there too. It must not raise, nor log."""
+    _sinks.append(sink)
+
+
+def remove_sink(sink: Sink) -> None:
+    """Undo `add_sink`; a sink that is not there is none to remove."""
+    with suppress(ValueError):
+        _sinks.remove(sink)
 
 
 class Log:
@@ -68,11 +153,26 @@ class Log:
         self._logger.log(level, "%s", event, extra={"actor": self._actor, "facts": facts})
 
 
-def configure(level: str, *, as_json: bool | None = None) -> None:
-    """Set the process's log: `level` as the Go program names them; JSON unless stderr is a terminal."""
-    handler = logging.StreamHandler(sys.stderr)
-    use_json = not sys.stderr.isatty() if as_json is None else as_json
-    handler.setFormatter(_ForPrograms() if use_json else _ForPeople())
+def configure(level: str, *, debug: bool = False) -> None:
+    """Make this process the one that passes all lines on: `level` as the Go program names them; JSON unless stderr is a
+    terminal, where tracebacks are shown with `debug` only."""
+    terminal = sys.stderr.isatty()
+    colour = terminal and not os.environ.get("NO_COLOR")
+    _sinks[:] = [_Stderr(as_json=not terminal, traceback=debug, colour=colour)]
+    _install(_IntoNode(), level)
+
+
+def configure_actor(level: str, actor: str) -> None:
+    """Make this process an actor's: its lines go into its pipe, and so do the interpreter's last words at a crash."""
+    given = os.environ.get(PIPE_VARIABLE, "")
+    if not given.isdigit():
+        configure(level)  # started without a supervisor that collects lines
+        return
+    _install(_IntoPipe(int(given), actor), level)
+    faulthandler.enable(int(given))
+
+
+def _install(handler: logging.Handler, level: str) -> None:
     logger = logging.getLogger(_ROOT)
     logger.handlers[:] = [handler]
     logger.propagate = False

@@ -8,30 +8,35 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from traceback import format_exception
 
 import trio
 
 from edgevpn import identity
 from edgevpn.actors import log, run_directory
+from edgevpn.actors.log_store import LogStore
 from edgevpn.actors.stages import STAGES
 from edgevpn.actors.supervisor import supervise
 from edgevpn.actors.template_start import StartedTemplate, start_template
 from edgevpn.config import NodeConfig
+from edgevpn.errors import EdgevpnError
 from edgevpn.sealed_memory import sealed_memfd
 from edgevpn.tun import device, netlink, udp_socket
 
 
 def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None = None) -> int:
     """Run until SIGINT, SIGTERM or a Stop message; the exit code. Raises EdgevpnError when it can't start."""
-    log.configure(config.log_level)
+    log.configure(config.log_level, debug=config.debug)
     with ExitStack() as undo:
         if template is None and not config.debug:
             template = start_template(STAGES)
         if template is not None:
             undo.callback(template.stop)
-        undo.enter_context(run_directory.hold(Path(config.run_dir)))
+        run_dir = undo.enter_context(run_directory.hold(Path(config.run_dir)))
+        undo.enter_context(_logged_in(run_dir))
         key = identity.load_or_create(Path(config.privkey_cache_dir) if config.privkey_cache else None)
         descriptors = {"token": token_fd, "identity": sealed_memfd("edgevpn-identity", key.seed)}
         undo.callback(os.close, descriptors["identity"])
@@ -47,3 +52,20 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
                 netlink.configure(config.interface, config.addresses, config.mtu)
         trio.run(supervise, config, descriptors, key.peer_id, template)
     return 0
+
+
+@contextmanager
+def _logged_in(run_dir: Path) -> Iterator[None]:
+    """Keep the log in the run directory, and in it what ended the node."""
+    store = LogStore(run_dir)
+    log.add_sink(store.append)
+    try:
+        yield
+    except EdgevpnError:
+        raise
+    except Exception as exc:
+        log.get("supervisor").error("the node ends by an error of its own", traceback="".join(format_exception(exc)))
+        raise
+    finally:
+        log.remove_sink(store.append)
+        store.close()

@@ -2,7 +2,7 @@
 
 It is 0700 and belongs to the user the supervisor runs as. One node at a time: the lock (flock(2)) is held as long as
 the supervisor lives and goes with it, however it dies. Leaving removes what a node puts there, and the directory if
-nothing else is in it.
+nothing else is in it. The log alone stays where a node was killed or ended by an error of its own: there it is needed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgevpn.actors.channel import socket_path
-from edgevpn.errors import SetupError
+from edgevpn.errors import EdgevpnError, SetupError
 
 LOCK = "lock"
-_OURS = ("*.sock", "*.json", "*.new", "*.snapshot", "tractor", "*.log")
+_OURS = ("*.sock", "*.json", "*.new", "*.snapshot", "tractor")
+_LOGS = ("*.log", "*.log.1")
 
 
 @contextmanager
@@ -44,11 +45,16 @@ def hold(path: Path) -> Iterator[Path]:
             raise SetupError(
                 f"a node is running in {path} already: stop it, or choose another --interface or --run-dir"
             ) from None
-        _clear(path)  # of a node that was killed
+        _clear(path, _OURS)  # of a node that was killed
+        patterns: tuple[str, ...] = _OURS
         try:
             yield path
+            patterns += _LOGS
+        except (EdgevpnError, KeyboardInterrupt):
+            patterns += _LOGS
+            raise
         finally:
-            _clear(path)
+            _clear(path, patterns)
             with suppress(OSError):
                 (path / LOCK).unlink()
                 path.rmdir()  # not empty: something of somebody else's is in it
@@ -56,8 +62,8 @@ def hold(path: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _clear(path: Path) -> None:
-    for pattern in _OURS:
+def _clear(path: Path, patterns: tuple[str, ...]) -> None:
+    for pattern in patterns:
         for item in path.glob(pattern):
             if item.is_dir():
                 shutil.rmtree(item, ignore_errors=True)

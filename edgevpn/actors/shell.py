@@ -43,7 +43,7 @@ class Shell:
         self.run_dir = Path(run_dir)
         self.config = NodeConfig.from_dict(config)
         self.mailbox = Mailbox(name, self.run_dir)
-        log.configure(self.config.log_level)
+        log.configure_actor(self.config.log_level, name)
         self.log = log.get(name)
         self.limit = log.RateLimit()
         self.counters: dict[str, int] = {}

@@ -22,8 +22,16 @@ from typing import Any
 import trio
 
 from edgevpn.actors import log
-from edgevpn.actors.actor_tree import ActorHandle, ActorStartError, ActorTree, ExitReason, open_actor_tree
+from edgevpn.actors.actor_tree import (
+    ActorHandle,
+    ActorStartError,
+    ActorTree,
+    ExitReason,
+    ProcessOptions,
+    open_actor_tree,
+)
 from edgevpn.actors.client import Client
+from edgevpn.actors.log_intake import Intake
 from edgevpn.actors.mailbox import Mailbox, RequestError
 from edgevpn.actors.node_view import NodeView
 from edgevpn.actors.pulse import wait_until_hung
@@ -33,6 +41,7 @@ from edgevpn.actors.supervision import Phase, Supervision
 from edgevpn.actors.template_start import StartedTemplate
 from edgevpn.config import NodeConfig
 from edgevpn.errors import SetupError, UsageError
+from edgevpn.proto.log_lines import tidy_traceback
 from edgevpn.proto.messages import (
     Actors,
     ActorsRequest,
@@ -79,6 +88,7 @@ class Supervisor:
         self._kept = {name: _Kept(name, Supervision(random.Random())) for name in config.actors()}  # noqa: S311
         self._view = NodeView(config, run_dir, peer_id)
         self._began = time.monotonic()
+        self._nursery: trio.Nursery
 
     async def run(self) -> None:
         """Until asked to stop. Raises the reason when an actor cannot start at all."""
@@ -90,6 +100,7 @@ class Supervisor:
         mailbox.on_request(Stop, self._stop_request)
         mailbox.on_descriptors(Grant, self._store.grant)
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             await nursery.start(mailbox.serve)
             nursery.start_soon(self._signals)
             for kept in self._kept.values():
@@ -131,6 +142,7 @@ class Supervisor:
         kept.life.start()
         kept.began = time.monotonic()
         extra: dict[str, Any] = {"listen": self._listen} if kept.name == "host" else {}
+        intake = self._open_intake(kept.name)
         try:
             kept.handle = await self._tree.start(
                 kept.name,
@@ -143,23 +155,44 @@ class Supervisor:
                     **extra,
                 },
                 needs=NEEDS[kept.name],
+                options=_process_options(intake),
             )
+            if intake is not None:
+                intake.handed_over()
         except ActorStartError as exc:
             self._refuse_to_start(kept, exc.reason)
-            reason = exc.reason.text
+            reason = exc.reason
         else:
             kept.life.ready(time.monotonic())
             self._ready(kept)
             reason = await self._see_out(kept.handle)
             kept.handle = None
+        finally:
+            if intake is not None:
+                intake.finish()
         if not self._stop.is_set() and kept.life.phase is not Phase.STOPPING:
-            self._log.warning(f"the {kept.name} actor ended and is started again", reason=reason)
+            self._tell_end(kept, reason)
         if kept.became_ready.is_set():
             kept.became_ready = trio.Event()
         self._view.not_ready(kept.name)
-        return kept.life.exited(time.monotonic(), reason)
+        return kept.life.exited(time.monotonic(), reason.text)
 
-    async def _see_out(self, handle: ActorHandle) -> str:
+    def _open_intake(self, name: str) -> Intake | None:
+        """Where the actor's log lines come in; None when there is no descriptor left: then they go to our stderr."""
+        try:
+            intake = Intake(name, log.say, keep_stderr=self._config.debug)
+        except OSError as exc:
+            self._log.error(f"the {name} actor's lines are not in the log", reason=exc.strerror)
+            return None
+        self._nursery.start_soon(intake.run)
+        return intake
+
+    def _tell_end(self, kept: _Kept, reason: ExitReason) -> None:
+        traceback = tidy_traceback(reason.traceback, reason.text)
+        facts = {"traceback": traceback} if traceback else {}
+        self._log.warning(f"the {kept.name} actor ended and is started again", reason=reason.text, **facts)
+
+    async def _see_out(self, handle: ActorHandle) -> ExitReason:
         """Wait for an actor's end, which comes by our hand when it hangs; the reason."""
 
         async def end_when_hung() -> None:
@@ -171,7 +204,7 @@ class Supervisor:
                 nursery.start_soon(end_when_hung)
             reason = await handle.wait()
             nursery.cancel_scope.cancel()
-        return reason.text
+        return reason
 
     def _ready(self, kept: _Kept) -> None:
         handle = kept.handle
@@ -245,6 +278,12 @@ class Supervisor:
     async def _status(self, _: StatusRequest) -> Body:
         status: NodeStatus = self._view.status(time.monotonic() - self._began)
         return status
+
+
+def _process_options(intake: Intake | None) -> ProcessOptions:
+    if intake is None:
+        return ProcessOptions()
+    return ProcessOptions(descriptors=[intake.descriptor], environment=intake.environment)
 
 
 def _rss(pid: int) -> int:
