@@ -27,6 +27,7 @@ from edgevpn.p2p.dht import Dht, open_dht
 from edgevpn.proto.back_off import BackOff
 from edgevpn.proto.mdns import FoundAddress
 from edgevpn.proto.messages import Body, Connect, Done, HostSelf, NetworkFacts, Window
+from edgevpn.proto.queue_state import QueueState
 
 MAX_TRYING = 64  # peers being dialled at once; more are dropped: they will be found again
 _TRIES = 3
@@ -57,6 +58,7 @@ class DiscoveryActor:
         self._host_known = trio.Event()
         self._look_again = trio.Event()
         self._mdns: MdnsLinks | None = None
+        shell.queues["trying"] = self._trying_state
         shell.gauges |= {"trying": lambda: len(self._trying)}
         shell.namespace["discovery"] = self
 
@@ -177,6 +179,9 @@ class DiscoveryActor:
                 nursery.start_soon(one, key)
 
     # --- what was found
+
+    def _trying_state(self) -> QueueState:
+        return QueueState(len(self._trying), MAX_TRYING, self._shell.counters.get("found_but_too_many", 0))
 
     def _try(self, peer_id: str, addrs: list[str], source: str) -> None:
         me = self._self.get("host")

@@ -78,6 +78,8 @@ class GossipActor:
             "topics": lambda: len(self._joined),
             "messages_dropped": lambda: self._messages.dropped,
         }
+        for queue in gossip.queue_states():
+            shell.queues[queue] = lambda queue=queue: gossip.queue_states()[queue]  # type: ignore[misc]
         for counter in gossip.counters:
             shell.gauges[counter] = lambda counter=counter: gossip.counters[counter]  # type: ignore[misc]
 

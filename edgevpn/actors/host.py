@@ -42,6 +42,7 @@ from edgevpn.proto.messages import (
     Pong,
     Take,
 )
+from edgevpn.proto.queue_state import QueueState
 
 HOLD = 10.0
 MAX_WAITING = 256
@@ -107,7 +108,13 @@ class HostActor:
             for protocol in protocols.SERVED_BY.get(actor, ()):
                 self._host.serve(protocol, self._inbound)
         self._shell.gauges |= {"peers": lambda: len(self._peers.items), "waiting_streams": lambda: len(self._waiting)}
+        self._shell.queues["inbound streams"] = self._inbound_state
+        self._shell.queues["sending"] = self._host.queue_state
         self._shell.namespace["host"] = self._host
+
+    def _inbound_state(self) -> QueueState:
+        lost = ("inbound_streams_refused", "inbound_streams_not_taken")
+        return QueueState(len(self._waiting), MAX_WAITING, sum(self._shell.counters.get(name, 0) for name in lost))
 
     # --- peers
 

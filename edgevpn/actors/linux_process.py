@@ -7,7 +7,7 @@ kernel is told to write it there (CLONE_CHILD_SETTID at the address that PR_GET_
 pthread_kill in the child would aim at the parent's thread. glibc's other fork handlers (malloc and stdio locks) are
 skipped, which is harmless with exactly one thread, and `fork_sibling` refuses to work with more.
 
-Sources: prctl(2), clone(2), proc_pid_stat(5) for the argument area that a title is written into.
+Sources: prctl(2), clone(2), proc_pid_smaps(5), proc_pid_stat(5) for the argument area that a title is written into.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
@@ -65,6 +66,28 @@ def forbid_new_privileges() -> None:
 def count_threads() -> int:
     """The number of threads of this process, by the kernel's count."""
     return len(os.listdir("/proc/self/task"))
+
+
+def memory(pid: int) -> tuple[int, int]:
+    """(RSS, PSS) of a process in bytes: what it has resident, and its part where pages are shared. 0 for what can't be
+    read: it is gone, or belongs to somebody else. Takes up to 1 ms."""
+    try:
+        with open(f"/proc/{pid}/statm") as statm:
+            rss = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with open(f"/proc/{pid}/smaps_rollup") as rollup:
+            return rss, next((int(line.split()[1]) * 1024 for line in rollup if line.startswith("Pss:")), 0)
+    except (OSError, IndexError, ValueError):
+        return 0, 0
+
+
+def age(pid: int) -> float:
+    """Seconds since a process was started, to the tick; 0.0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            started = int(stat.read().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 
 
 class TitleArea:

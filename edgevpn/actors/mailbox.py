@@ -15,7 +15,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable, Collection
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -31,10 +32,14 @@ from edgevpn.proto.messages import (
     Frame,
     Message,
     OpenPipe,
+    QueueStatus,
     Reply,
     Request,
     Subscribe,
+    Vitals,
 )
+from edgevpn.proto.queue_state import Tell
+from edgevpn.proto.rate import RateMeter
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -73,6 +78,10 @@ class Mailbox:
         self._connections = 0
         self.refused = 0
         self.served = 0
+        self.updates_sent = 0
+        self.pipes_open = 0
+        self.rate = RateMeter(time.monotonic())  # messages answered or told
+        self.queues: dict[str, Tell] = {}
 
     def on_request(self, message: type[M], handler: Callable[[M], Awaitable[Body]]) -> None:
         self._requests[message] = handler
@@ -91,6 +100,7 @@ class Mailbox:
 
     def feed(self, topic: str, feed: Feed) -> Feed:
         self._feeds[topic] = lambda _args: feed
+        self.queues[topic] = feed.queue_state
         return feed
 
     def feed_by_args(self, topic: str, factory: FeedFactory) -> None:
@@ -143,6 +153,7 @@ class Mailbox:
                 self.refused += 1
                 return
             self.served += 1
+            self.rate.count(time.monotonic())
             await self._serve_frame(channel, frame)
         except UntrustedDataError:
             self.refused += 1
@@ -198,6 +209,8 @@ class Mailbox:
                 nursery.start_soon(_until_closed, channel, nursery.cancel_scope)
                 while True:
                     await channel.send(await subscription.next())
+                    self.updates_sent += 1
+                    self.rate.count(time.monotonic())
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the subscriber left
         finally:
@@ -213,12 +226,26 @@ class Mailbox:
             await channel.send(Reply(reply))
             return channel.take_pipe()
 
+        self.pipes_open += 1
         try:
             await handler(frame.body, open_stream)
         except UntrustedDataError:
             raise
         except EdgevpnError as exc:
             await channel.send(Failure(getattr(exc, "kind", "failed"), str(exc)))
+        finally:
+            self.pipes_open -= 1
+
+    def vitals(self, queues: Mapping[str, Tell]) -> Vitals:
+        """What passed here, and the state of our queues and of those given."""
+        told = {**self.queues, **queues}
+        return Vitals(
+            requests=self.served,
+            updates=self.updates_sent,
+            pipes=self.pipes_open,
+            messages_per_s=round(self.rate.per_second(time.monotonic()), 2),
+            queues=[QueueStatus(name, *tell()) for name, tell in sorted(told.items())],
+        )
 
 
 async def _until_closed(channel: Channel, scope: trio.CancelScope) -> None:

@@ -32,7 +32,9 @@ from edgevpn.proto.messages import (
     Scalar,
     Stats,
     StatsRequest,
+    VitalsRequest,
 )
+from edgevpn.proto.queue_state import Tell
 
 
 class Shell:
@@ -48,12 +50,14 @@ class Shell:
         self.limit = log.RateLimit()
         self.counters: dict[str, int] = {}
         self.gauges: dict[str, Callable[[], Scalar]] = {}
+        self.queues: dict[str, Tell] = {}
         self.namespace: dict[str, Any] = {"actor": self, "trio": trio, "config": self.config}
         self._ctx = ctx
         self._ticket = ticket
         self._nursery: trio.Nursery | None = None
         self.mailbox.on_request(Heartbeat, self._heartbeat)
         self.mailbox.on_request(StatsRequest, self._stats)
+        self.mailbox.on_request(VitalsRequest, self._vitals)
         self.mailbox.on_request(RunCode, self._run_code)
         self.mailbox.on_pipe(OpenRepl, self._open_repl)
         self.mailbox.on_pipe(Heartbeat, self._pulse)
@@ -105,6 +109,9 @@ class Shell:
         values |= {name: gauge() for name, gauge in self.gauges.items()}
         values |= {"mailbox_served": self.mailbox.served, "mailbox_refused": self.mailbox.refused}
         return Stats(values)
+
+    async def _vitals(self, _: VitalsRequest) -> Body:
+        return self.mailbox.vitals(self.queues)
 
     async def _run_code(self, request: RunCode) -> Body:
         result: CodeResult = await repl.run_code(request.code, self.namespace)

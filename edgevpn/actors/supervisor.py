@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
 
 from edgevpn.actors import log
@@ -31,6 +32,7 @@ from edgevpn.actors.actor_tree import (
     open_actor_tree,
 )
 from edgevpn.actors.client import Client
+from edgevpn.actors.linux_process import age, memory
 from edgevpn.actors.log_intake import Intake
 from edgevpn.actors.mailbox import Mailbox, RequestError
 from edgevpn.actors.node_view import NodeView
@@ -54,6 +56,7 @@ from edgevpn.proto.messages import (
     RestartActor,
     StatusRequest,
     Stop,
+    VitalsRequest,
 )
 
 STOP_GRACE = 1.5
@@ -88,13 +91,15 @@ class Supervisor:
         self._kept = {name: _Kept(name, Supervision(random.Random())) for name in config.actors()}  # noqa: S311
         self._view = NodeView(config, run_dir, peer_id)
         self._began = time.monotonic()
+        self._mailbox = Mailbox("supervisor", run_dir)
         self._nursery: trio.Nursery
 
     async def run(self) -> None:
         """Until asked to stop. Raises the reason when an actor cannot start at all."""
-        mailbox = Mailbox("supervisor", self._run_dir)
+        mailbox = self._mailbox
         mailbox.on_request(Heartbeat, self._heartbeat)
         mailbox.on_request(ActorsRequest, self._actors)
+        mailbox.on_request(VitalsRequest, self._vitals)
         mailbox.on_request(RestartActor, self._restart)
         mailbox.on_request(StatusRequest, self._status)
         mailbox.on_request(Stop, self._stop_request)
@@ -126,9 +131,8 @@ class Supervisor:
             if self._stop.is_set():
                 return
             if kept.life.phase is Phase.FAILED:
-                self._log.error(
-                    f"the {kept.name} actor died too often and is given up; "
-                    f"`edgevpn actors restart {kept.name}` tries again",
+                log.get(kept.name).error(
+                    f"died too often and is given up; `edgevpn actors restart {kept.name}` tries again",
                     last=kept.life.last_exit,
                 )
             if pause is not None:
@@ -190,7 +194,7 @@ class Supervisor:
     def _tell_end(self, kept: _Kept, reason: ExitReason) -> None:
         traceback = tidy_traceback(reason.traceback, reason.text)
         facts = {"traceback": traceback} if traceback else {}
-        self._log.warning(f"the {kept.name} actor ended and is started again", reason=reason.text, **facts)
+        log.get(kept.name).warning("ended and is started again", reason=reason.text, **facts)
 
     async def _see_out(self, handle: ActorHandle) -> ExitReason:
         """Wait for an actor's end, which comes by our hand when it hangs; the reason."""
@@ -211,7 +215,7 @@ class Supervisor:
         if kept.name == "host" and handle is not None and isinstance(handle.first, dict):
             self._listen = list(handle.first.get("listen", self._listen))
         took = time.monotonic() - kept.began
-        self._log.debug(f"the {kept.name} actor is ready", pid=handle.pid if handle else 0, ms=round(took * 1000))
+        log.get(kept.name).debug("is ready", pid=handle.pid if handle else 0, ms=round(took * 1000))
         kept.became_ready.set()
         self._view.ready(kept.name)
 
@@ -242,21 +246,29 @@ class Supervisor:
 
     async def _actors(self, _: ActorsRequest) -> Body:
         now = time.monotonic()
+        template = self._tree.template_state
         found = [
-            ActorStatus("supervisor", os.getpid(), "ready", 0, now - self._began, _rss(os.getpid()), ""),
+            ActorStatus("supervisor", os.getpid(), "ready", 0, now - self._began, 0, ""),
             *(self._describe(kept, now) for kept in self._kept.values()),
         ]
-        template = self._tree.template_state
-        pid = template.pid or 0
-        if pid:
-            found.append(ActorStatus("template", pid, template.status, template.restarts, 0.0, _rss(pid), ""))
+        if template.pid:
+            found.append(
+                ActorStatus("template", template.pid, template.status, template.restarts, age(template.pid), 0, "")
+            )
+        for number, status in enumerate(found):
+            rss, pss = memory(status.pid) if status.pid else (0, 0)
+            found[number] = msgspec.structs.replace(status, rss_bytes=rss, pss_bytes=pss)
+            await trio.lowlevel.checkpoint()  # up to 1 ms each
         return Actors(found)
+
+    async def _vitals(self, _: VitalsRequest) -> Body:
+        return self._mailbox.vitals({})
 
     def _describe(self, kept: _Kept, now: float) -> ActorStatus:
         pid = (kept.handle.pid or 0) if kept.handle is not None else 0
         uptime = now - kept.life.ready_at if kept.life.ready_at is not None else 0.0
         life = kept.life
-        return ActorStatus(kept.name, pid, life.phase.value, life.restarts, uptime, _rss(pid), life.last_exit)
+        return ActorStatus(kept.name, pid, life.phase.value, life.restarts, uptime, 0, life.last_exit)
 
     async def _restart(self, request: RestartActor) -> Body:
         kept = self._kept.get(request.name)
@@ -284,15 +296,6 @@ def _process_options(intake: Intake | None) -> ProcessOptions:
     if intake is None:
         return ProcessOptions()
     return ProcessOptions(descriptors=[intake.descriptor], environment=intake.environment)
-
-
-def _rss(pid: int) -> int:
-    """Resident bytes of a process of ours (proc(5)); 0 when it is gone."""
-    try:
-        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
-    except (OSError, IndexError):
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 async def supervise(

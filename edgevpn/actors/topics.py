@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import trio
 
 from edgevpn.proto.messages import Body, Change, Event, Snapshot
+from edgevpn.proto.queue_state import QueueState, fullest
 
 
 class StateSubscription:
@@ -106,6 +107,9 @@ class FeedSubscription:
         self._dropped = 0
         return event
 
+    def __len__(self) -> int:
+        return len(self._queue)
+
     def close(self) -> None:
         self._feed.subscriptions.discard(self)
         self._feed.keep(self._queue)
@@ -131,6 +135,11 @@ class Feed:
             subscription.offer(body)
         if not self.subscriptions and self._retained.maxlen:
             self._retained.append(body)
+
+    def queue_state(self) -> QueueState:
+        if not self.subscriptions:
+            return QueueState(len(self._retained), self._retained.maxlen or self._size, self.dropped)
+        return fullest(map(len, self.subscriptions), self._size, self.dropped)
 
     def keep(self, unread: deque[Body]) -> None:
         """What the last subscriber left unread waits for the next one."""

@@ -24,8 +24,10 @@ from edgevpn.p2p.host_service import Inbound
 from edgevpn.proto.messages import Body, Paths, PathsRequest, PathState, Route
 from edgevpn.proto.packet_stream import TAKES_TCP, TAKES_UDP, Hello
 from edgevpn.proto.protocols import EDGEVPN_PACKETS, PACKET_STREAM
+from edgevpn.proto.queue_state import QueueState, fullest
 from edgevpn.tun import device
 from edgevpn.tun.packet_thread import PacketThread
+from edgevpn.tun.path import MAX_QUEUE
 from edgevpn.tun.pump import Pump
 from edgevpn.tun.router import Router
 from edgevpn.tun.stream_path import Stream, StreamPath
@@ -92,6 +94,7 @@ class TunActor:
         shell.gauges |= {name: self._counter(name) for name in self.pump.counters}
         shell.gauges["paths"] = lambda: len(self._paths)
         shell.gauges["queued_bytes"] = lambda: sum(path.queued_bytes for path in self._paths.values())
+        shell.queues["packets"] = self._packets_state
         shell.namespace |= {"tun": self, "pump": self.pump, "paths": self._paths}
         if engine is not None:
             for counters in (engine.counters, engine.opener.counters):
@@ -103,6 +106,11 @@ class TunActor:
 
     def _counter(self, name: str) -> Any:
         return lambda: self.pump.counters[name]
+
+    def _packets_state(self) -> QueueState:
+        """Of the paths' queues the fullest."""
+        paths = self._paths.values()
+        return fullest((p.queued_bytes for p in paths), MAX_QUEUE, sum(p.stats.dropped for p in paths), "bytes")
 
     # --- routes
 

@@ -1,4 +1,4 @@
-"""The commands that ask a running node: status, peers, ledger, actors, ping, repl.
+"""The commands that ask a running node: status, peers, ledger, ping, repl.
 
 Each parses its words, asks an actor through its socket in the run directory, and prints a table, or JSON with --json.
 They run as the node's user or as root.
@@ -22,12 +22,9 @@ from edgevpn.cli import output
 from edgevpn.cli.ping import ping_peer
 from edgevpn.cli.prompt import attach
 from edgevpn.cli.run_dir import node_options
-from edgevpn.errors import EdgevpnError, UsageError
+from edgevpn.errors import EdgevpnError
 from edgevpn.proto.messages import (
-    Actors,
-    ActorsRequest,
     CodeResult,
-    Done,
     HostSelf,
     LedgerReply,
     LedgerRequest,
@@ -37,7 +34,6 @@ from edgevpn.proto.messages import (
     Paths,
     PathsRequest,
     PeerState,
-    RestartActor,
     Route,
     RunCode,
     Snapshot,
@@ -69,7 +65,9 @@ class Node:
         return {}
 
 
-def _run(work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+def ask_node(work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    """What `work(*args)` gives; a node that does not answer in time is an ActorUnavailableError."""
+
     async def bounded() -> Any:
         try:
             return await work(*args)
@@ -87,7 +85,7 @@ def _fields(message: Any) -> dict[str, Any]:
 @node_options
 def status(run_dir: Path, as_json: bool) -> None:
     """Show the node at a glance: who it is, its state, its addresses, and its peers in the network."""
-    found: NodeStatus = _run(Node(run_dir).ask, "supervisor", StatusRequest(), NodeStatus)
+    found: NodeStatus = ask_node(Node(run_dir).ask, "supervisor", StatusRequest(), NodeStatus)
     if as_json:
         click.echo(output.as_json(_fields(found)), nl=False)
         return
@@ -149,7 +147,7 @@ def peers(run_dir: Path, as_json: bool) -> None:
             )
         return sorted(rows, key=lambda row: (not row["member"], row["addresses"], row["peer_id"]))
 
-    rows = _run(collect)
+    rows = ask_node(collect)
     if as_json:
         click.echo(output.as_json(rows), nl=False)
         return
@@ -191,7 +189,7 @@ def ledger(bucket: str, run_dir: Path, as_json: bool) -> None:
 
     JSON: an object of the bucket's entries by key (for machines: by VPN address), or of all buckets by name.
     """
-    found: LedgerReply = _run(Node(run_dir).ask, "ledger", LedgerRequest(bucket), LedgerReply)
+    found: LedgerReply = ask_node(Node(run_dir).ask, "ledger", LedgerRequest(bucket), LedgerReply)
     entries = [entry for entry in found.entries if not entry.deleted]
     if as_json:
         buckets: dict[str, dict[str, Any]] = {}
@@ -225,44 +223,6 @@ def _parsed(value: str) -> Any:
         return value
 
 
-@click.command(epilog="Examples: edgevpn actors; edgevpn actors restart ledger")
-@click.argument("action", required=False, type=click.Choice(["restart"]))
-@click.argument("name", required=False)
-@node_options
-def actors(action: str | None, name: str | None, run_dir: Path, as_json: bool) -> None:
-    """Show the node's processes, or restart one of them."""
-    node = Node(run_dir)
-    if action == "restart":
-        if not name:
-            raise UsageError("`edgevpn actors restart` needs the name of an actor: `edgevpn actors` lists them")
-        _run(functools.partial(node.ask, timeout=20.0), "supervisor", RestartActor(name), Done)
-        if not as_json:
-            click.echo(f"{name} is ready again")
-            return
-    found: Actors = _run(node.ask, "supervisor", ActorsRequest(), Actors)
-    if as_json:
-        click.echo(output.as_json([_fields(actor) for actor in found.actors]), nl=False)
-        return
-    click.echo(
-        output.table(
-            ("name", "pid", "state", "restarts", "uptime", "memory", "last exit"),
-            [
-                (
-                    a.name,
-                    a.pid,
-                    a.state,
-                    a.restarts,
-                    output.age(a.uptime_s),
-                    output.size(a.rss_bytes),
-                    a.last_exit or "-",
-                )
-                for a in found.actors
-            ],
-        ),
-        nl=False,
-    )
-
-
 @click.command(epilog="Example: edgevpn ping 10.1.0.2 -c 3")
 @click.argument("target")
 @click.option("-c", "--count", default=4, show_default=True, type=click.IntRange(1, 10000), help="How many times.")
@@ -279,7 +239,7 @@ def ping(target: str, count: int, interval: float, timeout: float, run_dir: Path
         mine = me.peer_id if isinstance(me, HostSelf) else ""
         return await ping_peer(node.client("host"), routes, mine, target, count, interval, timeout, as_json)
 
-    answered: int = _run(go)
+    answered: int = ask_node(go)
     return 0 if answered else 1
 
 
@@ -292,7 +252,7 @@ def repl(name: str, code: str | None, run_dir: Path, as_json: bool) -> int:
     node = Node(run_dir)
     if code is None:
         return attach(node.client(name))
-    result: CodeResult = _run(functools.partial(node.ask, timeout=3600.0), name, RunCode(code), CodeResult)
+    result: CodeResult = ask_node(functools.partial(node.ask, timeout=3600.0), name, RunCode(code), CodeResult)
     if as_json:
         click.echo(output.as_json({"output": result.output, "error": result.error}), nl=False)
     else:

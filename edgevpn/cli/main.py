@@ -36,7 +36,10 @@ COMMANDS: dict[str, Command] = {
     "status": Command("edgevpn.cli.ask:status", "status", "Show the node at a glance"),
     "peers": Command("edgevpn.cli.ask:peers", "peers", "Show the network's machines and how they are reached"),
     "ledger": Command("edgevpn.cli.ask:ledger", "ledger [BUCKET]", "Show what the network agreed on"),
-    "actors": Command("edgevpn.cli.ask:actors", "actors [restart NAME]", "Show the node's processes, or restart one"),
+    "actors": Command(
+        "edgevpn.cli.actors:actors", "actors [restart NAME]", "Show the node's processes, or restart one"
+    ),
+    "logs": Command("edgevpn.cli.logs:logs", "logs [NAME]", "Show the node's log, or one actor's"),
     "ping": Command("edgevpn.cli.ask:ping", "ping PEER|IP", "Measure the way to a peer"),
     "repl": Command("edgevpn.cli.ask:repl", "repl NAME [-c CODE]", "Open a Python prompt inside a running actor"),
 }

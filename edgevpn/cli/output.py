@@ -12,15 +12,24 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from edgevpn.proto.log_lines import printable
+
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows under upper-case headings, columns two spaces apart, numbers flush right; ends with a newline."""
+    """Rows under upper-case headings, columns two spaces apart, numbers flush right; ends with a newline.
+
+    "-" stands for a number that is not known.
+    """
     cells = [[clean(str(cell)) for cell in row] for row in rows]
     heads = [column.upper() for column in columns]
     widths = [max([_width(line[i]) for line in [heads, *cells]]) for i in range(len(heads))]
-    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(heads))]
+    right = [
+        all(isinstance(row[i], int | float) or row[i] == "-" for row in rows)
+        and any(isinstance(row[i], int | float) for row in rows)
+        for i in range(len(heads))
+    ]
     lines = []
     for line in [heads, *cells]:
         padded = []
@@ -68,14 +77,31 @@ def size(number: float) -> str:
 
 def clean(text: str) -> str:
     """`text` without what a terminal would act on: control, format and line-breaking characters become "?"."""
-    return "".join(
-        "?" if unicodedata.category(letter)[0] in "C" or letter in "\u2028\u2029" else letter for letter in text
-    )
+    return printable(text)
+
+
+def cut(text: str, width: int) -> str:
+    """`text`, or what of it fits into `width` columns and an ellipsis."""
+    if _width(text) <= width:
+        return text
+    while text and _width(text) > width - 1:
+        text = text[:-1]
+    return text.rstrip() + "\u2026"
+
+
+def fit(lines: str, width: int, height: int | None = None) -> str:
+    """Each of the lines cut to `width` columns, and not more than `height` of them."""
+    return "".join(f"{cut(line, width)}\n" for line in lines.splitlines()[:height])
 
 
 def terminal_width() -> int:
     """Columns of the terminal, within what reads well."""
     return min(max(shutil.get_terminal_size((100, 24)).columns, 60), 120)
+
+
+def columns() -> int:
+    """Columns of the terminal as it is."""
+    return shutil.get_terminal_size((80, 24)).columns
 
 
 def _width(text: str) -> int:

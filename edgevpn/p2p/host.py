@@ -42,7 +42,8 @@ from edgevpn.p2p.host_mends import MendedHost, muxed
 from edgevpn.p2p.identify import Identity
 from edgevpn.p2p.swarm_mends import Gate, MendedSwarm, parse_networks
 from edgevpn.p2p.tcp import multiaddr_text
-from edgevpn.p2p.yamux import Connection, Stream
+from edgevpn.p2p.yamux import QUEUE_LIMIT, Connection, Stream
+from edgevpn.proto.queue_state import QueueState, fullest
 
 PING = "/ipfs/ping/1.0.0"
 _PING_BYTES = 32
@@ -271,6 +272,11 @@ class Host:
                 since = self._since.get(peer_id, infos[0].opened_at)
                 found[peer_id] = PeerInfo(peer_id, infos, known.protocols, known.agent, known.listen_addrs, since)
         return found
+
+    def queue_state(self) -> QueueState:
+        """What waits to be sent on the fullest connection. None is dropped: writers wait, or the connection ends."""
+        connections = (c.muxed_conn for conns in self._swarm.get_connections_map().values() for c in conns)
+        return fullest((c.queued for c in connections if isinstance(c, Connection)), QUEUE_LIMIT, 0, "bytes")
 
     @asynccontextmanager
     async def peer_events(self) -> AsyncIterator[trio.MemoryReceiveChannel[PeerEvent]]:

@@ -26,10 +26,11 @@ from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.errors import EdgevpnError
-from edgevpn.p2p.gossip_router import Router
+from edgevpn.p2p.gossip_router import QUEUE_RPCS, Router
 from edgevpn.p2p.host_service import HostService
 from edgevpn.p2p.pubsub_links import RPC_OVERHEAD, LinkedPubsub
 from edgevpn.p2p.stand_in import StandIn
+from edgevpn.proto.queue_state import QueueState, fullest
 
 MAX_MESSAGE_SIZE = 20 << 20
 QUEUE_MESSAGES = 256
@@ -141,6 +142,14 @@ class Gossip:
                 yield receive
             finally:
                 self._watchers.discard(send)
+
+    def queue_states(self) -> dict[str, QueueState]:
+        """What arrived and is not read yet, and what is to be sent to the peers."""
+        counters = self.counters
+        return {
+            "received": QueueState(len(self._queue), self._queue_messages, counters["messages_dropped"]),
+            "to peers": fullest(map(len, self._pubsub.peer_queues.values()), QUEUE_RPCS, counters["rpcs_dropped"]),
+        }
 
     def __aiter__(self) -> Gossip:
         return self

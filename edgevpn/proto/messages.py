@@ -17,7 +17,7 @@ way (same VERSION, else it ends), then the client says what it is, once:
 
 Who answers what:
 
-  every actor   Heartbeat, StatsRequest, RunCode; pipe OpenRepl, Heartbeat
+  every actor   Heartbeat, StatsRequest, VitalsRequest (the supervisor too), RunCode; pipe OpenRepl, Heartbeat
   supervisor    ActorsRequest, RestartActor, StatusRequest, Stop, Grant (its reply carries descriptors)
   host          Connect, Disconnect, PingPeer; pipes Dial, Take; states "self", "peers"; feed "inbound"
   sealer        Seal, Open; state "windows"
@@ -87,6 +87,31 @@ class Stats(Message, frozen=True):
     values: dict[str, Scalar]
 
 
+class VitalsRequest(Message, frozen=True):
+    """Answered by Vitals."""
+
+
+class QueueStatus(Message, frozen=True):
+    """`depth` of at most `limit` wait now, `dropped` were lost since the actor began; `unit`: "" (items) or "bytes"."""
+
+    name: str
+    depth: int
+    limit: int
+    dropped: int
+    unit: str
+
+
+class Vitals(Message, frozen=True):
+    """What passes through an actor's mailbox, since it began: connections served (requests, subscriptions, pipes),
+    updates sent to subscribers, pipes open now, messages (served or sent) a second of late; and its queues."""
+
+    requests: int
+    updates: int
+    pipes: int
+    messages_per_s: float
+    queues: list[QueueStatus]
+
+
 class RunCode(Message, frozen=True):
     """Run Python source inside the actor (same user or root only). Answered by CodeResult."""
 
@@ -112,7 +137,10 @@ class ActorsRequest(Message, frozen=True):
 
 
 class ActorStatus(Message, frozen=True):
-    """One supervised process. Times in seconds, sizes in bytes; pid 0 when it is not running."""
+    """One supervised process. Times in seconds, sizes in bytes; pid 0 when it is not running.
+
+    `pss_bytes`: its memory, of what it shares with others its part (proc_pid_smaps(5)); 0 where that can't be read.
+    """
 
     name: str
     pid: int
@@ -121,6 +149,7 @@ class ActorStatus(Message, frozen=True):
     uptime_s: float
     rss_bytes: int
     last_exit: str
+    pss_bytes: int = 0
 
 
 class Actors(Message, frozen=True):
@@ -394,6 +423,8 @@ Body: TypeAlias = (
     | Heartbeat
     | StatsRequest
     | Stats
+    | VitalsRequest
+    | Vitals
     | RunCode
     | CodeResult
     | OpenRepl
