@@ -15,16 +15,18 @@ from pathlib import Path
 
 import trio
 
+from edgevpn.actors.tap import Taps
 from edgevpn.errors import UntrustedDataError, UsageError
 from edgevpn.fast_stream import FastStream
 from edgevpn.proto import messages
-from edgevpn.proto.messages import Frame, Hello
+from edgevpn.proto.messages import Frame, Hello, Subscribe
 
 _UCRED = struct.Struct("3i")
 _MAX_SOCKET_PATH = 107  # sun_path is 108 bytes with its NUL
 _READ_SIZE = 65536
 _MAX_DESCRIPTORS = 8
 _INT = array.array("i").itemsize
+_NOBODY = Taps()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +58,26 @@ class Pipe(FastStream):
 
 
 class Channel:
-    """One connection between two actors, frame by frame."""
+    """One connection between two actors, frame by frame. `taps`: who watches this process's messages."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, taps: Taps = _NOBODY) -> None:
         self.stream = stream
+        self.peer = ""  # what the other end calls itself
+        self._taps = taps
+        self._topic = ""  # of a subscription
         self.descriptors: list[int] | None = None  # a list: collect what comes with the bytes (SCM_RIGHTS)
         self._buffer = bytearray()
 
     async def send(self, *frames: Frame) -> None:
-        await self.stream.send_all(b"".join(map(messages.encode, frames)))
+        payloads = list(map(messages.encode, frames))
+        for frame, payload in zip(frames, payloads, strict=True):
+            self._show(frame, len(payload), outgoing=True)
+        await self.stream.send_all(b"".join(payloads))
 
     async def send_with_descriptors(self, frame: Frame, descriptors: list[int]) -> None:
         """One small frame with file descriptors beside it."""
         payload = messages.encode(frame)
+        self._show(frame, len(payload), outgoing=True)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())
         sent = await self.stream.socket.sendmsg([payload], [rights])
         await self.stream.send_all(payload[sent:])
@@ -81,7 +90,9 @@ class Channel:
         payload = await self._exactly(messages.length_untrusted(header))
         if payload is None:
             raise UntrustedDataError("the connection ended within a frame")
-        return messages.decode_untrusted(payload)
+        frame = messages.decode_untrusted(payload)
+        self._show(frame, messages.LENGTH.size + len(payload), outgoing=False)
+        return frame
 
     async def greet(self, actor: str) -> None:
         await self.send(Hello(messages.VERSION, actor))
@@ -93,12 +104,19 @@ class Channel:
             raise UntrustedDataError("the other end did not begin with a Hello")
         if hello.version != messages.VERSION:
             raise UntrustedDataError(f"the other end speaks version {hello.version}, this one {messages.VERSION}")
+        self.peer = hello.actor
         return hello.actor
 
     def take_pipe(self) -> Pipe:
         """The bytes after the last frame, both ways."""
         early, self._buffer = bytes(self._buffer), bytearray()
         return Pipe(self.stream, early)
+
+    def _show(self, frame: Frame, size: int, *, outgoing: bool) -> None:
+        if isinstance(frame, Subscribe):
+            self._topic = frame.topic
+        if self._taps.watchers:
+            self._taps.show(frame, size, self.peer, outgoing, self._topic)
 
     async def aclose(self) -> None:
         await trio.aclose_forcefully(self.stream)

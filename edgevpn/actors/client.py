@@ -15,6 +15,7 @@ from typing import TypeVar
 import trio
 
 from edgevpn.actors.channel import Channel, Pipe, socket_path
+from edgevpn.actors.tap import Taps
 from edgevpn.errors import EdgevpnError, NodeUnreachableError, UntrustedDataError
 from edgevpn.proto.messages import (
     Body,
@@ -53,12 +54,16 @@ class RefusedError(EdgevpnError):
 class Client:
     """Speaks with one actor of the node in `run_dir`."""
 
-    def __init__(self, run_dir: Path, actor: str, *, caller: str, wait: bool = True) -> None:
-        """`wait`: an actor that is away is waited for (actors); else it is an error at once (commands)."""
+    def __init__(self, run_dir: Path, actor: str, *, caller: str, wait: bool = True, taps: Taps | None = None) -> None:
+        """`wait`: an actor that is away is waited for (actors); else it is an error at once (commands).
+
+        `taps`: who watches the messages.
+        """
         self._path = socket_path(run_dir, actor)
         self._actor = actor
         self._caller = caller
         self._wait = wait
+        self._taps = taps or Taps()
 
     async def call(self, body: Body, reply: type[M], *, timeout: float = CALL_TIMEOUT) -> M:
         """One request. Raises ActorUnavailableError or RefusedError."""
@@ -102,7 +107,8 @@ class Client:
         delay = _RETRY_FIRST
         while True:
             try:
-                channel = Channel(await trio.open_unix_socket(os.fspath(self._path)))
+                channel = Channel(await trio.open_unix_socket(os.fspath(self._path)), self._taps)
+                channel.peer = self._actor
             except OSError as exc:
                 if not self._wait:
                     raise ActorUnavailableError(self._absent()) from exc

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import trio
 
 from edgevpn.actors.channel import Channel, Pipe, peer_credentials, socket_path
+from edgevpn.actors.tap import Taps
 from edgevpn.actors.topics import Feed, State
 from edgevpn.errors import EdgevpnError, SetupError, UntrustedDataError
 from edgevpn.proto.messages import (
@@ -76,6 +77,7 @@ class Mailbox:
         self._states: dict[str, State] = {}
         self._feeds: dict[str, FeedFactory] = {}
         self._connections = 0
+        self.taps = Taps()
         self.refused = 0
         self.served = 0
         self.updates_sent = 0
@@ -139,7 +141,7 @@ class Mailbox:
         return trio.SocketListener(trio.socket.from_stdlib_socket(raw))
 
     async def _connection(self, stream: trio.SocketStream) -> None:
-        channel = Channel(stream)
+        channel = Channel(stream, self.taps)
         self._connections += 1
         try:
             if self._connections > MAX_CONNECTIONS or peer_credentials(stream).uid not in self._allowed:

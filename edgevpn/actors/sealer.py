@@ -46,6 +46,9 @@ class SealerActor:
         shell.mailbox.on_request(Seal, self._seal)
         shell.mailbox.on_request(Open, self._open)
         shell.namespace |= {"network": network, "sealer": self}
+        for secret in network.secrets():
+            shell.secrets.add(secret)
+        shell.secrets.add_source(lambda: [getattr(self._windows, name).seal_key for name in _KEYS])
 
     def derive(self) -> float:
         """Bring the state up to date; unix time of the next change."""

@@ -19,21 +19,21 @@ from edgevpn import __version__
 from edgevpn.actors import log, pulse, repl
 from edgevpn.actors.client import Client
 from edgevpn.actors.mailbox import Mailbox, OpenStream
+from edgevpn.actors.show import Secrets
 from edgevpn.config import NodeConfig
 from edgevpn.errors import SetupError
 from edgevpn.proto.messages import (
     Body,
-    CodeResult,
     Done,
     Grant,
     Heartbeat,
     OpenRepl,
-    RunCode,
     Scalar,
     Stats,
     StatsRequest,
     VitalsRequest,
 )
+from edgevpn.proto.prompt_frames import Greeting
 from edgevpn.proto.queue_state import Tell
 
 
@@ -54,16 +54,17 @@ class Shell:
         self.namespace: dict[str, Any] = {"actor": self, "trio": trio, "config": self.config}
         self._ctx = ctx
         self._ticket = ticket
+        self.secrets = Secrets()  # what the prompt must not show
+        self.secrets.add(ticket)
         self._nursery: trio.Nursery | None = None
         self.mailbox.on_request(Heartbeat, self._heartbeat)
         self.mailbox.on_request(StatsRequest, self._stats)
         self.mailbox.on_request(VitalsRequest, self._vitals)
-        self.mailbox.on_request(RunCode, self._run_code)
         self.mailbox.on_pipe(OpenRepl, self._open_repl)
         self.mailbox.on_pipe(Heartbeat, self._pulse)
 
     def client(self, actor: str) -> Client:
-        return Client(self.run_dir, actor, caller=self.name)
+        return Client(self.run_dir, actor, caller=self.name, taps=self.mailbox.taps)
 
     def count(self, name: str, by: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + by
@@ -79,9 +80,11 @@ class Shell:
         """The content of a secret memfd ("token", "identity") that the supervisor holds for this actor."""
         descriptor = await self.grant_descriptor(what)
         try:
-            return os.pread(descriptor, 1 << 20, 0)
+            content = os.pread(descriptor, 1 << 20, 0)
         finally:
             os.close(descriptor)
+        self.secrets.add(content)
+        return content
 
     async def grant_descriptor(self, what: str) -> int:
         _, descriptors = await self.client("supervisor").grant(Grant(self._ticket, what), Done)
@@ -104,24 +107,27 @@ class Shell:
     async def _pulse(self, _: Heartbeat, open_stream: OpenStream) -> None:
         await pulse.echo(await open_stream(Done()))
 
-    async def _stats(self, _: StatsRequest) -> Body:
+    def stats(self) -> dict[str, Scalar]:
+        """Counters and gauges, by name."""
         values: dict[str, Scalar] = dict(sorted(self.counters.items()))
         values |= {name: gauge() for name, gauge in self.gauges.items()}
-        values |= {"mailbox_served": self.mailbox.served, "mailbox_refused": self.mailbox.refused}
-        return Stats(values)
+        return values | {"mailbox_served": self.mailbox.served, "mailbox_refused": self.mailbox.refused}
+
+    async def _stats(self, _: StatsRequest) -> Body:
+        return Stats(self.stats())
 
     async def _vitals(self, _: VitalsRequest) -> Body:
         return self.mailbox.vitals(self.queues)
 
-    async def _run_code(self, request: RunCode) -> Body:
-        result: CodeResult = await repl.run_code(request.code, self.namespace)
-        return result
-
     async def _open_repl(self, _: OpenRepl, open_stream: OpenStream) -> None:
+        prompt = repl.Conversation(self.namespace, secrets=self.secrets, taps=self.mailbox.taps, stats=self.stats)
         names = ", ".join(sorted(name for name in self.namespace if not name.startswith("_")))
-        banner = f"edgevpn {__version__}, {self.name} actor, process {os.getpid()}. Names: {names}. Ctrl-D leaves.\n"
+        text = (
+            f"edgevpn {__version__}, {self.name} actor, process {os.getpid()}. Names: {names}.\n"
+            "await tap(), tasks(), stats(), reveal(x). Tab completes, Ctrl-C interrupts, Ctrl-D leaves.\n"
+        )
         async with await open_stream(Done()) as stream:
-            await repl.converse(stream, dict(self.namespace), banner)
+            await prompt.serve(stream, Greeting(text, os.getpid()))
 
 
 @asynccontextmanager

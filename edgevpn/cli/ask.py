@@ -1,4 +1,4 @@
-"""The commands that ask a running node: status, peers, ledger, ping, repl.
+"""The commands that ask a running node: status, peers, ledger, ping.
 
 Each parses its words, asks an actor through its socket in the run directory, and prints a table, or JSON with --json.
 They run as the node's user or as root.
@@ -6,9 +6,7 @@ They run as the node's user or as root.
 
 from __future__ import annotations
 
-import functools
 import json
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,11 +18,9 @@ import trio
 from edgevpn.actors.client import ActorUnavailableError, Client
 from edgevpn.cli import output
 from edgevpn.cli.ping import ping_peer
-from edgevpn.cli.prompt import attach
 from edgevpn.cli.run_dir import node_options
 from edgevpn.errors import EdgevpnError
 from edgevpn.proto.messages import (
-    CodeResult,
     HostSelf,
     LedgerReply,
     LedgerRequest,
@@ -35,7 +31,6 @@ from edgevpn.proto.messages import (
     PathsRequest,
     PeerState,
     Route,
-    RunCode,
     Snapshot,
     StatusRequest,
 )
@@ -241,21 +236,3 @@ def ping(target: str, count: int, interval: float, timeout: float, run_dir: Path
 
     answered: int = ask_node(go)
     return 0 if answered else 1
-
-
-@click.command(epilog="Examples: edgevpn repl ledger; edgevpn repl host -c 'len(host.peers())'")
-@click.argument("name")
-@click.option("-c", "code", help="Run this code there, print its result, and leave; exit code 1 on an exception.")
-@node_options
-def repl(name: str, code: str | None, run_dir: Path, as_json: bool) -> int:
-    """Open a Python prompt inside a running actor: top-level await, its state bound to names."""
-    node = Node(run_dir)
-    if code is None:
-        return attach(node.client(name))
-    result: CodeResult = ask_node(functools.partial(node.ask, timeout=3600.0), name, RunCode(code), CodeResult)
-    if as_json:
-        click.echo(output.as_json({"output": result.output, "error": result.error}), nl=False)
-    else:
-        sys.stdout.write(result.output)
-        sys.stderr.write(result.error)
-    return 1 if result.error else 0

@@ -41,7 +41,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "logs": Command("edgevpn.cli.logs:logs", "logs [NAME]", "Show the node's log, or one actor's"),
     "ping": Command("edgevpn.cli.ask:ping", "ping PEER|IP", "Measure the way to a peer"),
-    "repl": Command("edgevpn.cli.ask:repl", "repl NAME [-c CODE]", "Open a Python prompt inside a running actor"),
+    "repl": Command("edgevpn.cli.repl:repl", "repl NAME [-c CODE]", "Open a Python prompt inside a running actor"),
 }
 NOT_HERE_YET = {
     "api": "serve the HTTP API",

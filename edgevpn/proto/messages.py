@@ -17,7 +17,7 @@ way (same VERSION, else it ends), then the client says what it is, once:
 
 Who answers what:
 
-  every actor   Heartbeat, StatsRequest, VitalsRequest (the supervisor too), RunCode; pipe OpenRepl, Heartbeat
+  every actor   Heartbeat, StatsRequest, VitalsRequest (the supervisor too); pipes OpenRepl, Heartbeat
   supervisor    ActorsRequest, RestartActor, StatusRequest, Stop, Grant (its reply carries descriptors)
   host          Connect, Disconnect, PingPeer; pipes Dial, Take; states "self", "peers"; feed "inbound"
   sealer        Seal, Open; state "windows"
@@ -31,7 +31,7 @@ Who answers what:
 from __future__ import annotations
 
 import struct
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import msgpack  # type: ignore[import-untyped]
 import msgspec
@@ -112,21 +112,8 @@ class Vitals(Message, frozen=True):
     queues: list[QueueStatus]
 
 
-class RunCode(Message, frozen=True):
-    """Run Python source inside the actor (same user or root only). Answered by CodeResult."""
-
-    code: str
-
-
-class CodeResult(Message, frozen=True):
-    """`output`: what was printed and the repr of the last expression; `error`: traceback text, or empty."""
-
-    output: str
-    error: str
-
-
 class OpenRepl(Message, frozen=True):
-    """Pipe: an interactive prompt; lines in, text out."""
+    """Pipe: a Python prompt inside the actor (same user or root only), with the frames of prompt_frames.py."""
 
 
 # --- supervisor ---------------------------------------------------------------------------------------------------
@@ -187,8 +174,13 @@ class Stop(Message, frozen=True):
 class Grant(Message, frozen=True):
     """An actor asks for its descriptors ("token", "identity", "tun") with the ticket of its own start."""
 
+    __secrets__: ClassVar = ("ticket",)
+
     ticket: str
     what: str
+
+    def __repr__(self) -> str:
+        return f"Grant(ticket=<secret>, what={self.what!r})"
 
 
 # --- host ---------------------------------------------------------------------------------------------------------
@@ -425,8 +417,6 @@ Body: TypeAlias = (
     | Stats
     | VitalsRequest
     | Vitals
-    | RunCode
-    | CodeResult
     | OpenRepl
     | ActorsRequest
     | Actors

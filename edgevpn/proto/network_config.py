@@ -20,6 +20,7 @@ import re
 import secrets
 import string
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import yaml
 
@@ -49,6 +50,7 @@ class OtpConfig:
     interval: int = 0
     key: str = ""
     length: int = 0
+    __secrets__: ClassVar = ("key",)  # what a prompt shows only when it is asked to
 
     def __repr__(self) -> str:
         return f"OtpConfig(interval={self.interval}, key={_hidden(self.key)}, length={self.length})"
@@ -64,6 +66,12 @@ class NetworkConfig:
     rendezvous: str = ""
     mdns: str = ""
     max_message_size: int = 0
+    __secrets__: ClassVar = ("room", "rendezvous", "mdns")
+
+    def secrets(self) -> tuple[str, ...]:
+        """All of its texts that are secret, and the token."""
+        texts = (self.otp_dht.key, self.otp_crypto.key, self.room, self.rendezvous, self.mdns)
+        return (*(text for text in texts if text), self.to_token())
 
     def __repr__(self) -> str:
         return (

@@ -154,6 +154,7 @@ class PrivateKey:
     """An Ed25519 identity. Its secret is shown by `seed` and `marshal` only: never in a repr or a pickle."""
 
     __slots__ = ("_key", "peer_id", "public")
+    __secrets__ = ("seed",)  # what a prompt shows only when it is asked to
 
     def __init__(self, seed: bytes) -> None:
         """`seed`: the 32 secret bytes of RFC 8032. Raises ValueError for another length."""

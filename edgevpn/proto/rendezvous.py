@@ -17,6 +17,7 @@ import base64
 import hashlib
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from edgevpn.proto import otp
 from edgevpn.proto.network_config import NetworkConfig
@@ -41,6 +42,7 @@ class Names:
     rendezvous: str
     rendezvous_start: float
     rendezvous_end: float
+    __secrets__: ClassVar = ("seal_key",)
 
     @property
     def rendezvous_key(self) -> bytes:
