@@ -16,7 +16,7 @@ exec 9<uv.lock
 flock 9
 
 # command, and the Debian package it comes in
-needed=(ip:iproute2 ping:iputils-ping iperf3:iperf3 ethtool:ethtool cc:gcc)
+needed=(ip:iproute2 ping:iputils-ping iperf3:iperf3 ethtool:ethtool tmux:tmux cc:gcc)
 
 have_header() {
     local directory

@@ -116,7 +116,7 @@ class _Look:
         names: tuple[str, ...]
         if isinstance(value, msgspec.Struct):
             names = value.__struct_fields__
-        elif dataclasses.is_dataclass(value) and (self._reveal or kind.__dataclass_params__.repr):  # type: ignore[attr-defined]
+        elif dataclasses.is_dataclass(value) and (secret or self._reveal or kind.__dataclass_params__.repr):  # type: ignore[attr-defined]
             fields = dataclasses.fields(value)
             names = tuple(f.name for f in fields if f.repr or self._reveal or f.name in secret)
         elif self._reveal and secret:
