@@ -15,6 +15,7 @@ import hashlib
 import os
 import platform
 import random
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,10 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         nursery.start_soon(actor.keep_alive)
         nursery.start_soon(actor.keep_announced)
         nursery.start_soon(actor.save)
-        await trio.sleep_forever()
+        try:
+            await trio.sleep_forever()
+        finally:
+            actor.save_now()
 
 
 class LedgerActor:
@@ -95,6 +99,7 @@ class LedgerActor:
         self._rearmed = trio.Event()
         self._speak_now = False
         self._changed = trio.Event()
+        self._saving = threading.Lock()
         self._heard: dict[str, bytes] = {}
         self._conflicts: set[str] = set()
         self._scrubbed = time.time()
@@ -343,13 +348,26 @@ class LedgerActor:
             await self._changed.wait()
             await trio.sleep(SAVE_DELAY)
             self._changed = trio.Event()
-            data = await trio.to_thread.run_sync(_write_snapshot, self.state)
+            for error in await trio.to_thread.run_sync(self._write_all):
+                self._shell.warn("snapshots_not_written", path=error.filename, reason=error.strerror)
+
+    def save_now(self) -> None:
+        """At the end: what changed since the last snapshot."""
+        if self._changed.is_set():
+            self._write_all()
+
+    def _write_all(self) -> list[OSError]:
+        """A snapshot to all places, one after the other; what could not be written."""
+        errors = []
+        with self._saving:
+            data = write_snapshot(self.state.block)
             for path in self._paths():
-                durable = path.parent != self._shell.run_dir
                 try:
-                    await trio.to_thread.run_sync(_replace, path, data, durable)
+                    _replace(path, data, durable=path.parent != self._shell.run_dir)
                 except OSError as exc:
-                    self._shell.warn("snapshots_not_written", path=str(path), reason=exc.strerror)
+                    exc.filename = str(path)
+                    errors.append(exc)
+        return errors
 
     # --- requests
 
@@ -388,10 +406,6 @@ def _mark(block: Block, index: int) -> bytes:
 
 def _write(state: LedgerState) -> bytes:
     return compress(write_block(state.block))
-
-
-def _write_snapshot(state: LedgerState) -> bytes:
-    return write_snapshot(state.block)
 
 
 def _replace(path: Path, data: bytes, durable: bool) -> None:

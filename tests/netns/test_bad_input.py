@@ -76,14 +76,13 @@ def test_a_torn_or_foreign_ledger_is_set_aside_and_the_node_starts(
     traffic.wait_for((tmp_path / "ledger.snapshot").exists, 5, what="a new snapshot")
 
 
-def test_a_ledger_on_disk_is_there_after_a_restart(make_lab: MakeLab, start: MakeNode, tmp_path: Path) -> None:
+def test_what_was_written_just_before_the_end_is_there_after_a_restart(make_lab: MakeLab, start: MakeNode, tmp_path: Path) -> None:
     lab = make_lab(1)
     token = new_token()
     flags = ("--dht=false", f"--ledger-state={tmp_path}")
     vpn = start(lab.node(1), token, "10.1.0.1/24", *flags)
     vpn.wait_for_state("joining")
     vpn.ask("repl", "ledger", "-c", "ledger._write('notes', 'k', '\"v\"') and ledger._note_change()")
-    traffic.wait_for(lambda: b"notes" in (tmp_path / "ledger.snapshot").read_bytes(), 5, what="the note on disk")
     assert vpn.stop() == 0
     again = start(lab.node(1), token, "10.1.0.1/24", *flags)
     again.wait_for_state("joining")

@@ -90,7 +90,7 @@ def test_a_prompt_in_an_actor_awaits_and_leaves_it_as_it_was(make_lab: MakeLab, 
     )
     assert done.returncode == 0, done.stderr
     assert "line 0\nline 1" in done.stdout
-    assert "ZeroDivisionError" in done.stdout
+    assert "ZeroDivisionError" in done.stderr
     assert "'ledger'" in done.stdout
     secret = vpn.ask("repl", "sealer", "-c", "network").stdout
     assert "<secret>" in secret
