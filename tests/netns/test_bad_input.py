@@ -76,7 +76,9 @@ def test_a_torn_or_foreign_ledger_is_set_aside_and_the_node_starts(
     traffic.wait_for((tmp_path / "ledger.snapshot").exists, 5, what="a new snapshot")
 
 
-def test_what_was_written_just_before_the_end_is_there_after_a_restart(make_lab: MakeLab, start: MakeNode, tmp_path: Path) -> None:
+def test_what_was_written_just_before_the_end_is_there_after_a_restart(
+    make_lab: MakeLab, start: MakeNode, tmp_path: Path
+) -> None:
     lab = make_lab(1)
     token = new_token()
     flags = ("--dht=false", f"--ledger-state={tmp_path}")
