@@ -278,7 +278,6 @@ ROOT_ONLY: tuple[Flag, ...] = (
 )
 
 ROOT: tuple[Flag, ...] = ROOT_ONLY + COMMON
-START: tuple[Flag, ...] = COMMON
 SECRET_ENVIRONMENT = ("EDGEVPNTOKEN", "PEERGATE_AUTH")
 
 HELP = Flag("help", "bool", False, "", "Show this help and exit")

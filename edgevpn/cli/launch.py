@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NoReturn, TypeVar
 
 from edgevpn.actors.template_start import StartedTemplate, hand_over
 from edgevpn.cli.flags import SECRET_ENVIRONMENT, Settings
@@ -33,10 +34,13 @@ STAGE2 = "edgevpn.cli.stage2"
 T = TypeVar("T")
 
 
-def node_config(settings: Settings, *, vpn: bool, run_dir: str) -> tuple[NodeConfig, list[str]]:
+def node_config(
+    settings: Settings, *, vpn: bool, run_dir: str, purpose: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[NodeConfig, list[str]]:
     """The node that the flags describe, and lines about what of them was left out. Raises UsageError.
 
-    `vpn`: `settings` has the flags of the root command, not of `start`.
+    `vpn`: `settings` has the flags of the root command, not of `start` and its like. `purpose`: further fields of the
+    configuration (edgevpn/cli/node_commands.py).
     """
     values, given = settings
     notes: list[str] = []
@@ -89,6 +93,7 @@ def node_config(settings: Settings, *, vpn: bool, run_dir: str) -> tuple[NodeCon
         log_level=values["log-level"].lower(),
         libp2p_log_level=values["libp2p-log-level"].lower(),
         debug=values["debug"],
+        **purpose,
     )
     return config, notes
 

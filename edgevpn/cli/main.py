@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from edgevpn import __version__
-from edgevpn.cli.flags import ROOT, SECRET_ENVIRONMENT, START, Settings, closest, notices, parse, settle
+from edgevpn.cli.flags import ROOT, SECRET_ENVIRONMENT, Settings, closest, notices, parse, settle
+from edgevpn.cli.node_commands import NODE_COMMANDS, Purpose
 from edgevpn.errors import EdgevpnError, UsageError
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -24,7 +25,7 @@ _ASKING_FLAGS = ("run-dir", "interface")  # may also stand before an asking comm
 
 
 class Command(NamedTuple):
-    """A command beside the bare `edgevpn`. `target`: module and name of its click command, "" for `start`."""
+    """A command that asks a running node. `target`: module and name of its click command."""
 
     target: str
     usage: str
@@ -32,7 +33,6 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "start": Command("", "start [FLAGS]", "Join the network without an interface"),
     "status": Command("edgevpn.cli.ask:status", "status", "Show the node at a glance"),
     "peers": Command("edgevpn.cli.ask:peers", "peers", "Show the network's machines and how they are reached"),
     "ledger": Command("edgevpn.cli.ask:ledger", "ledger [BUCKET]", "Show what the network agreed on"),
@@ -75,11 +75,11 @@ def run(args: Sequence[str]) -> int:
         return _root(given)
     if name in NOT_HERE_YET:
         raise UsageError(f"`edgevpn {name}` ({NOT_HERE_YET[name]}) does not exist here yet")
-    if name == "start":
-        return _start(given, words[1:])
+    if name in NODE_COMMANDS:
+        return _start(name, given, words[1:])
     if name in COMMANDS:
         return _ask(name, given, words[1:])
-    meant = closest(name, [*COMMANDS, *NOT_HERE_YET])
+    meant = closest(name, [*COMMANDS, *NODE_COMMANDS, *NOT_HERE_YET])
     shown = name if len(name) <= 24 else "that"  # it might be a token in the wrong place
     raise UsageError(f"no command {shown}: " + (f"did you mean {meant}?" if meant else "see edgevpn --help"))
 
@@ -150,27 +150,27 @@ def _root(given: dict[str, list[str]]) -> int:
         return 0
     _tell(f"{settings.given[name]} does nothing without -g" for name in ("b", "key-otp-interval") if name in given)
     _tell(notices(ROOT, settings.given))
-    return _bring_up(settings, name=values["interface"], vpn=True)
+    return _bring_up(settings, Purpose(values["interface"], {}), vpn=True)
 
 
-def _start(given: dict[str, list[str]], words: list[str]) -> int:
-    more, rest = parse(words, START)
+def _start(name: str, given: dict[str, list[str]], words: list[str]) -> int:
+    """Bring up a node without an interface, for the purpose of the command `name`."""
+    command = NODE_COMMANDS[name]
+    table = command.table
+    more, rest = parse(words, table)
     if "help" in given or "help" in more:
-        return _help(START, "edgevpn start [FLAGS]", "Join the network without an interface.")
-    if rest:
-        raise UsageError("`edgevpn start` takes flags only")
-    known = {flag.name for flag in START}
-    for name in given:
-        if name not in known:
-            raise UsageError(f"--{name} does not go with `edgevpn start`, which makes no interface")
-    from edgevpn.cli.run_dir import START_NAME
-
-    settings = settle(START, given | more, os.environ)
-    _tell(notices(START, settings.given))
-    return _bring_up(settings, name=START_NAME, vpn=False)
+        return _help(table, f"edgevpn {command.usage}", f"{command.help}.")
+    known = {flag.name for flag in table}
+    for flag in given:
+        if flag not in known:
+            raise UsageError(f"--{flag} does not go with `edgevpn {name}`, which makes no interface")
+    settings = settle(table, given | more, os.environ)
+    purpose: Purpose = _load(command.purpose)(settings, rest)
+    _tell(notices(table, settings.given))
+    return _bring_up(settings, purpose, vpn=False)
 
 
-def _bring_up(settings: Settings, *, name: str, vpn: bool) -> int:
+def _bring_up(settings: Settings, purpose: Purpose, *, vpn: bool) -> int:
     from edgevpn.actors.stages import STAGES
     from edgevpn.actors.template_start import start_template
 
@@ -179,8 +179,8 @@ def _bring_up(settings: Settings, *, name: str, vpn: bool) -> int:
     try:
         from edgevpn.cli import launch, run_dir, token
 
-        directory = run_dir.choose(settings.values["run-dir"], name)
-        config, notes = launch.node_config(settings, vpn=vpn, run_dir=str(directory))
+        directory = run_dir.choose(settings.values["run-dir"], purpose.name)
+        config, notes = launch.node_config(settings, vpn=vpn, run_dir=str(directory), purpose=purpose.fields)
         _tell(notes)
         network = token.read(settings)
         launch.launch(config, network.to_yaml(), launch.STAGE2, template)
@@ -210,9 +210,14 @@ def _ask(name: str, given: dict[str, list[str]], words: list[str]) -> int:
 
 def load(name: str) -> Any:
     """The click command `name` of COMMANDS."""
+    return _load(COMMANDS[name].target)
+
+
+def _load(target: str) -> Any:
+    """What "module:name" names."""
     import importlib
 
-    module, _, attribute = COMMANDS[name].target.partition(":")
+    module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edgevpn.cli import run_dir
 from edgevpn.cli.flags import COMMON, HELP, ROOT_ONLY, VERSION, Flag
 from edgevpn.cli.main import ALIASES, COMMANDS, NOT_HERE_YET, load
+from edgevpn.cli.node_commands import NODE_COMMANDS
 from edgevpn.cli.output import terminal_width
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def help_text(table: Iterable[Flag], usage: str, text: str) -> str:
     flags = (*table, HELP, VERSION)
     lines = [f"Usage: {usage}", "", text, ""]
     if any(flag.name == "interface" for flag in flags):
-        lines += ["Commands:", *(_entry(command.usage, command.help) for command in COMMANDS.values()), ""]
+        usages = [(c.usage, c.help) for c in NODE_COMMANDS.values()] + [(c.usage, c.help) for c in COMMANDS.values()]
+        lines += ["Commands:", *(_entry(*usage) for usage in usages), ""]
     lines += ["Flags:"]
     for flag in flags:
         if not flag.nothing_yet:
@@ -59,15 +61,16 @@ def page() -> str:
     """docs/reference/cli.md."""
     parts = [_INTRODUCTION]
     parts += ["## edgevpn\n", _flag_table(ROOT_ONLY)]
-    parts += ["## edgevpn and edgevpn start\n", "`edgevpn start` joins the network without an interface.\n"]
-    parts += [_flag_table(COMMON)]
+    parts += ["## edgevpn, and the commands that bring up a node without an interface\n", _flag_table(COMMON)]
+    for node_command in NODE_COMMANDS.values():
+        parts += [f"### edgevpn {node_command.usage}\n", f"{node_command.help}.\n"]
+        parts += [_flag_table(node_command.flags)] if node_command.flags else []
     parts += ["## Commands that ask a running node\n", "All of them take:\n", _option_table(_shared_options())]
     shared = {option.name for option in _shared_options()}
     for name, command in COMMANDS.items():
-        if command.target:
-            parts += [f"### edgevpn {command.usage}\n", f"{command.help}.\n"]
-            own = [option for option in _options(load(name)) if option.name not in shared]
-            parts += [_option_table(own)] if own else []
+        parts += [f"### edgevpn {command.usage}\n", f"{command.help}.\n"]
+        own = [option for option in _options(load(name)) if option.name not in shared]
+        parts += [_option_table(own)] if own else []
     parts += ["## Not here yet\n"]
     short = {name: alias for alias, name in ALIASES.items()}
     for name, purpose in NOT_HERE_YET.items():

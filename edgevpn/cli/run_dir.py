@@ -1,8 +1,8 @@
 """Where a node's sockets are, so that a command finds the node it is about.
 
-A node has a run directory of its own, named after its interface (`start`, which has none, is named "start"): under
-/run/edgevpn for root, $XDG_RUNTIME_DIR/edgevpn for others. --run-dir and EDGEVPNRUNDIR say another one. Several nodes
-on one machine so have several directories, and a second node of the same name finds the first one's.
+A node has a run directory of its own, named after its interface (`start` and its like, which have none, after the
+command): under /run/edgevpn for root, $XDG_RUNTIME_DIR/edgevpn for others. --run-dir and EDGEVPNRUNDIR say another one.
+Several nodes on one machine so have several directories, and a second node of the same name finds the first one's.
 
 The path of a Unix socket holds at most 107 bytes (unix(7)), so the directory's must leave room for the names in it.
 """
@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from edgevpn.config import check_interface_name
 from edgevpn.errors import UsageError
 
-START_NAME = "start"
 MAX_SOCKET_PATH = 107
 ROOM_FOR_SOCKET_NAME = 24  # "/supervisor.sock", and names that hold a process id
 SUPERVISOR_SOCKET = "supervisor.sock"
@@ -28,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def choose(given: str, name: str, *, environ: Mapping[str, str] | None = None, uid: int | None = None) -> Path:
     """The run directory: `given` (--run-dir or its variable) made absolute, else the default one of `name`.
 
-    `name` is an interface's, or START_NAME. Nothing is created. Raises UsageError if sockets would not fit in.
+    `name` is an interface's, or what stands for it. Nothing is created. Raises UsageError if sockets would not fit in.
     """
     if given:
         path = Path(os.path.abspath(given))  # Path.absolute() would keep ".."

@@ -19,8 +19,7 @@ from dataclasses import replace
 from typing import Final
 
 from edgevpn.errors import EdgevpnError, UntrustedDataError
-from edgevpn.ledger import merge as rules
-from edgevpn.ledger import reap as cleaning
+from edgevpn.ledger import merge as rules, reap as cleaning
 from edgevpn.ledger.leases import Leases
 from edgevpn.ledger.merge import MergeResult, Place
 from edgevpn.ledger.policy import DEFAULT_TTL, Mode, policy_of

@@ -1,6 +1,6 @@
 """What `edgevpn repl` and the prompt inside an actor say to each other, over a pipe (OpenRepl).
 
-Frames have the form of edgevpn/proto/messages.py: a length (u32, big-endian), then msgpack with a "type". The actor
+Frames have the form of edgevpn/proto/messages: a length (u32, big-endian), then msgpack with a "type". The actor
 begins with a Greeting. The terminal's side sends Run, gets Output as it is printed, and Finished at the end; meanwhile
 it may send Interrupt. Complete is answered by Completions at any time. The end of the pipe, from either side, ends
 the conversation and whatever runs in it.

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from edgevpn.actors.show import MAX_PRETTY, SECRET, Secrets, brief, pretty
 from edgevpn.proto import network_config, rendezvous

@@ -11,16 +11,14 @@ import trio
 import trio.testing
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.config import RelayConfig, RelayRole
-from libp2p.relay.circuit_v2.protocol import PROTOCOL_ID as HOP
-from libp2p.relay.circuit_v2.protocol import CircuitV2Protocol
+from libp2p.relay.circuit_v2.protocol import PROTOCOL_ID as HOP, CircuitV2Protocol
 from libp2p.relay.circuit_v2.resources import RelayLimits
 from libp2p.relay.circuit_v2.transport import CircuitV2Transport
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from edgevpn.errors import EdgevpnError, UsageError
-from edgevpn.p2p import host as host_module
-from edgevpn.p2p import host_mends
+from edgevpn.p2p import host as host_module, host_mends
 from edgevpn.p2p.host import (
     PING,
     DialError,

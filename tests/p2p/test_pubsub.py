@@ -8,8 +8,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.p2p.gossip_router import BoundedMessageCache, PeerQueue, SeenCache

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from edgevpn.p2p.host_service import StreamRefusedError
 from edgevpn.p2p.memory_host import HOLD, MemoryNetwork

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from edgevpn.cli import flags, launch, main, output, reference
 from edgevpn.errors import NodeUnreachableError, UsageError
@@ -155,7 +154,7 @@ def test_output_into_a_closed_pipe_is_quiet() -> None:
 
 
 def config_of(*args: str, env: dict[str, str] | None = None, vpn: bool = True) -> tuple[launch.NodeConfig, list[str]]:
-    table = flags.ROOT if vpn else flags.START
+    table = flags.ROOT if vpn else flags.COMMON
     given, _ = flags.parse(args, table)
     return launch.node_config(flags.settle(table, given, env or {}), vpn=vpn, run_dir="/x")
 

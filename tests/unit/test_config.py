@@ -5,8 +5,7 @@ import json
 
 import msgpack
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from edgevpn import config
 from edgevpn.config import NodeConfig

@@ -2,8 +2,7 @@
 
 from ipaddress import ip_address, ip_network
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from edgevpn.ledger.dhcp import address_after_highest, free_address
 

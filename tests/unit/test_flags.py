@@ -3,7 +3,7 @@
 import pytest
 
 from edgevpn.cli import flags
-from edgevpn.cli.flags import COMMON, ROOT, START, Flag, Settings
+from edgevpn.cli.flags import COMMON, ROOT, Flag, Settings
 from edgevpn.errors import UsageError
 
 
@@ -28,7 +28,7 @@ def test_names_and_environment_variables_are_given_to_one_flag_only() -> None:
     variables = [flag.env for flag in ROOT if flag.env]
     assert len(names) == len(set(names))
     assert len(variables) == len(set(variables))
-    assert set(START) == set(COMMON) < set(ROOT)
+    assert set(COMMON) < set(ROOT)
 
 
 @pytest.mark.parametrize("flag", ROOT, ids=lambda flag: flag.name)

@@ -5,8 +5,7 @@ import gzip
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto import gossip_message as gm

@@ -10,8 +10,7 @@ import dns.name
 import dns.rdatatype
 import dns.rrset
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from edgevpn.errors import UntrustedDataError, UsageError
 from edgevpn.proto import mdns

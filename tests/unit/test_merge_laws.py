@@ -5,8 +5,7 @@ Replicas exchange their whole storages until nobody learns anything, as gossip d
 
 from functools import cache, reduce
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from edgevpn.ledger.merge import Place, merge_storage, with_entries
 from edgevpn.ledger.policy import Mode, policy_of

@@ -6,8 +6,7 @@ import random
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.ip import addresses_untrusted, split_packets_untrusted

@@ -4,8 +4,7 @@ import hashlib
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from edgevpn.errors import UsageError
 from edgevpn.proto import otp, rendezvous

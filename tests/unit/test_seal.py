@@ -1,8 +1,7 @@
 """Sealing: what is sealed opens with its key alone."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto import seal

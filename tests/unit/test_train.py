@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from edgevpn.proto.datagram import OVERHEAD, Address, Answer, Probe, read_control_untrusted, write_answer, write_probe
 from edgevpn.proto.datagram_handshake import AES_256_GCM, CHACHA20_POLY1305

@@ -7,8 +7,7 @@ import struct
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.ip import TCP, UDP, checksum, ones_complement_sum, split_packets_untrusted

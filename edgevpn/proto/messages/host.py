@@ -1,0 +1,81 @@
+"""Messages of the host actor: connections and streams."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from edgevpn.proto.messages.base import Message
+
+
+class HostSelf(Message, frozen=True):
+    """Value of the state "self" at key "host": our peer ID and the addresses others can dial."""
+
+    peer_id: str
+    listen: list[str]
+
+
+class PeerState(Message, frozen=True):
+    """Value of the state "peers", by peer ID: a connected peer.
+
+    `remotes`: the other ends of its connections; `listen`: where it says it listens. `listen`, `protocols` and `agent`
+    are empty until it is identified.
+    """
+
+    remotes: list[str]
+    listen: list[str]
+    protocols: list[str]
+    agent: str
+    direction: str
+    since: float
+    rtt_s: float
+
+
+class Connect(Message, frozen=True):
+    """Remember the addresses (multiaddrs without /p2p) of a peer and connect to it. Answered by Done."""
+
+    peer_id: str
+    addrs: list[str]
+    source: str
+
+
+class Disconnect(Message, frozen=True):
+    peer_id: str
+
+
+class PingPeer(Message, frozen=True):
+    """/ipfs/ping/1.0.0 round trip. Answered by Pong."""
+
+    peer_id: str
+    timeout_s: float
+
+
+class Pong(Message, frozen=True):
+    rtt_s: float
+
+
+class Dial(Message, frozen=True):
+    """Pipe: a new libp2p stream to a connected (or dialable) peer, by the first of `protocols` that it speaks."""
+
+    peer_id: str
+    protocols: list[str]
+
+
+class Dialed(Message, frozen=True):
+    protocol: str
+
+
+class Inbound(Message, frozen=True):
+    """Event of the feed "inbound" (args: protocols served): a stream waits to be taken by its number."""
+
+    number: int
+    peer_id: str
+    protocol: str
+
+
+class Take(Message, frozen=True):
+    """Pipe: the inbound stream of that number. Answered by Done."""
+
+    number: int
+
+
+Bodies: TypeAlias = HostSelf | PeerState | Connect | Disconnect | PingPeer | Pong | Dial | Dialed | Inbound | Take

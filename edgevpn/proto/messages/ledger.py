@@ -1,0 +1,52 @@
+"""Messages of the ledger actor: entries and routes."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from edgevpn.proto.messages.base import Message
+
+
+class LedgerRequest(Message, frozen=True):
+    """Entries of one bucket, or of all ("")."""
+
+    bucket: str = ""
+
+
+class LedgerEntry(Message, frozen=True):
+    bucket: str
+    key: str
+    value: str
+    owner: str
+    version: int
+    updated_at: int
+    deleted: bool
+
+
+class LedgerReply(Message, frozen=True):
+    entries: list[LedgerEntry]
+
+
+class Announce(Message, frozen=True):
+    """Write and sign an entry; it is gossiped at once and kept alive. Answered by Done."""
+
+    bucket: str
+    key: str
+    value: str
+
+
+class Withdraw(Message, frozen=True):
+    """Delete an entry by a tombstone. Answered by Done."""
+
+    bucket: str
+    key: str
+
+
+class Route(Message, frozen=True):
+    """Value of the state "routes", by VPN address: the peer that may use that address."""
+
+    peer_id: str
+    hostname: str
+
+
+Bodies: TypeAlias = LedgerRequest | LedgerReply | Announce | Withdraw | Route

@@ -1,0 +1,58 @@
+"""Messages of the sealer actor: windows and keys."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from edgevpn.proto.messages.base import Message
+
+
+class Window(Message, frozen=True):
+    """Value of the state "windows" at "previous", "current", "next": names derived from the one-time passwords.
+
+    `topic` holds from `topic_start` to `topic_end`, `rendezvous` from `rendezvous_start` to `rendezvous_end`
+    (unix seconds). `rendezvous_key` is the multihash that the DHT is asked for.
+    """
+
+    topic: str
+    topic_start: float
+    topic_end: float
+    rendezvous: str
+    rendezvous_start: float
+    rendezvous_end: float
+    rendezvous_key: bytes
+
+
+class NetworkFacts(Message, frozen=True):
+    """Value of the state "windows" at "network": what does not rotate."""
+
+    mdns: str
+    max_message_size: int
+
+
+class Seal(Message, frozen=True):
+    """Seal a compressed block under the current key. Answered by Sealed."""
+
+    plaintext: bytes
+
+
+class Sealed(Message, frozen=True):
+    """The data of a pubsub message, as the Go program writes it."""
+
+    data: bytes
+
+
+class Open(Message, frozen=True):
+    """Open the data of a pubsub message with the current, previous or next key. Answered by Opened or Failure."""
+
+    data: bytes
+
+
+class Opened(Message, frozen=True):
+    """`window`: which key opened it: "current", "previous" or "next"."""
+
+    plaintext: bytes
+    window: str
+
+
+Bodies: TypeAlias = Window | NetworkFacts | Seal | Sealed | Open | Opened

@@ -1,0 +1,74 @@
+"""Messages of the supervisor."""
+
+from __future__ import annotations
+
+from typing import ClassVar, TypeAlias
+
+from edgevpn.proto.messages.base import Message
+
+
+class ActorsRequest(Message, frozen=True):
+    """Answered by Actors."""
+
+
+class ActorStatus(Message, frozen=True):
+    """One supervised process. Times in seconds, sizes in bytes; pid 0 when it is not running.
+
+    `pss_bytes`: its memory, of what it shares with others its part (proc_pid_smaps(5)); 0 where that can't be read.
+    """
+
+    name: str
+    pid: int
+    state: str
+    restarts: int
+    uptime_s: float
+    rss_bytes: int
+    last_exit: str
+    pss_bytes: int = 0
+
+
+class Actors(Message, frozen=True):
+    actors: list[ActorStatus]
+
+
+class RestartActor(Message, frozen=True):
+    """Stop the actor and start it again. Answered by Done once the new one is ready."""
+
+    name: str
+
+
+class StatusRequest(Message, frozen=True):
+    """Answered by NodeStatus."""
+
+
+class NodeStatus(Message, frozen=True):
+    """The node at a glance. `peers`: members of this network that are connected now."""
+
+    peer_id: str
+    state: str
+    interface: str
+    address: list[str]
+    listen: list[str]
+    peers: list[str]
+    uptime_s: float
+    version: str
+    waiting_for: str
+
+
+class Stop(Message, frozen=True):
+    """Take the node down. Answered by Done before it goes."""
+
+
+class Grant(Message, frozen=True):
+    """An actor asks for its descriptors ("token", "identity", "tun") with the ticket of its own start."""
+
+    __secrets__: ClassVar = ("ticket",)
+
+    ticket: str
+    what: str
+
+    def __repr__(self) -> str:
+        return f"Grant(ticket=<secret>, what={self.what!r})"
+
+
+Bodies: TypeAlias = ActorsRequest | Actors | RestartActor | StatusRequest | NodeStatus | Stop | Grant

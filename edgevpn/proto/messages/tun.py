@@ -1,0 +1,37 @@
+"""Messages of the tun actor: how packets reach peers."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from edgevpn.proto.messages.base import Message
+
+
+class PathsRequest(Message, frozen=True):
+    """Answered by Paths."""
+
+
+class PathState(Message, frozen=True):
+    """How packets reach a peer: `kind` "datagram", "stream", "edgevpn-stream" or "none".
+
+    `address`: where datagrams go; `rtt_s`: their round trip; `why`: why it is this kind. Counters since the tun actor
+    began.
+    """
+
+    peer_id: str
+    kind: str
+    sent_packets: int
+    sent_bytes: int
+    received_packets: int
+    received_bytes: int
+    dropped: int
+    address: str = ""
+    rtt_s: float = 0.0
+    why: str = ""
+
+
+class Paths(Message, frozen=True):
+    paths: list[PathState]
+
+
+Bodies: TypeAlias = PathsRequest | Paths
