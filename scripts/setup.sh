@@ -16,7 +16,7 @@ exec 9<uv.lock
 flock 9
 
 # command, and the Debian package it comes in
-needed=(ip:iproute2 ping:iputils-ping iperf3:iperf3 ethtool:ethtool tmux:tmux cc:gcc)
+needed=(ip:iproute2 ping:iputils-ping iperf3:iperf3 ethtool:ethtool tmux:tmux cc:gcc nft:nftables)
 
 have_header() {
     local directory
@@ -33,6 +33,7 @@ missing_packages() {
     done
     # fastecdsa, which libp2p brings, has no wheel for Linux and is compiled here: with GMP's headers, Python's
     # (Debian's own python comes without) and the C library's.
+    ldconfig -p 2>/dev/null | grep -q 'libseccomp\.so\.2' || printf 'libseccomp2\n'
     have_header gmp.h || printf 'libgmp-dev\n'
     have_header stdio.h || printf 'libc6-dev\n'
     "$python" - <<'EOF' || printf 'python3-dev\n'

@@ -89,6 +89,8 @@ class ProcessOptions:
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     user: User | None = None
     no_new_privileges: bool = True
+    hidden: bool = False
+    confinement: str = ""
     plain: bool = False
 
 
@@ -186,7 +188,7 @@ class ActorHandle:
 
     async def _start_and_talk(self) -> None:
         process_spawner.set(self._spawn)
-        address = (str(self._tree.directory), 0)
+        address = (tractor_sockets.CHILDS_DIRECTORY, 0)
         async with tractor.open_nursery() as nursery:
             self._portal = await nursery.start_actor(
                 self.name, enable_modules=[run_entry.__module__], bind_addr=address
@@ -341,12 +343,18 @@ class ActorTree:
         """Start the child program of tractor that `arguments` ("--uid", ...) are for."""
         given = dict(zip(arguments[::2], arguments[1::2], strict=True))
         actor_name, uuid = literal_eval(given["--uid"])
-        directory, number = literal_eval(given["--parent_addr"])
+        _, number = literal_eval(given["--parent_addr"])
         options = handle.options
         settings = ChildSettings(
             title=f"{self.name}:{actor_name}",
             run="edgevpn.actors.actor_entry:run",
-            arguments=(actor_name, uuid, directory, str(number), given.get("--loglevel", "")),
+            arguments=(
+                actor_name,
+                uuid,
+                tractor_sockets.CHILDS_DIRECTORY,
+                str(number),
+                given.get("--loglevel", ""),
+            ),
             environment=options.environment,
             descriptors=[wanted for _, wanted in options.descriptors],
             nice=options.nice,
@@ -355,6 +363,9 @@ class ActorTree:
             user=options.user,
             preload=(handle.entry.partition(":")[0],),
             no_new_privileges=options.no_new_privileges,
+            directory=str(self.directory.parent),
+            hidden=options.hidden,
+            confinement=options.confinement,
             debugger=self._debug,
         )
         passed = [ours for ours, _ in options.descriptors]
@@ -385,20 +396,21 @@ async def open_actor_tree(
     template: StartedTemplate | None = None,
     stages: Stages = (),
     use_template: bool = True,
-    owner: tuple[int, int] | None = None,
+    group: int | None = None,
     debug: bool = False,
 ) -> AsyncGenerator[ActorTree, None]:
     """Open the tree; at its end every actor and the template are gone, in STOP_GRACE + 1 seconds at most.
 
     `template` is one that was started before (template_start), else one with `stages` is started here, unless
-    `use_template` is false. `owner` (uid, gid) is to own the sockets' directory, if actors run as another user.
+    `use_template` is false. `group` is that of the actors, if they run as other users. An actor's working directory is
+    `run_dir`.
     `debug` opens tractor's prompt in the terminal where an actor crashes or calls `await tractor.breakpoint()`.
     One process has one tree at a time, opened in its main thread. Raises SetupError.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("the tree of actors must be opened in the main thread: its children die with the thread")
     directory = run_dir / "tractor"
-    tractor_sockets.prepare_directory(directory, owner)
+    tractor_sockets.prepare_directory(directory, group)
     client = None
     if debug:
         load_debugger()

@@ -4,9 +4,9 @@
 `python -m edgevpn.actors.child_entry`). `run_child` puts the settings on and calls the function they name; it ends in
 os._exit whatever happens: a forked child must never return into the template's stack nor run its exit handlers.
 
-The order matters: descriptors first, the title before setuid (afterwards /proc/self belongs to root), no_new_privs and
-the parent-death signal after setuid (a change of credentials clears the latter), then the check that the parent is
-still there.
+The order matters: descriptors first, the working directory while we may still go there, the title before setuid
+(afterwards /proc/self belongs to root), no_new_privs and the parent-death signal after setuid (a change of credentials
+clears the latter), then the check that the parent is still there, and the system-call filter last.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
-from edgevpn.actors import linux_process
+from edgevpn.actors import linux_process, readable_imports
 
 _FAILED = 70  # EX_SOFTWARE, the exit status of a child whose function raised
 
@@ -43,9 +43,11 @@ class User:
 class ChildSettings:
     """What a child process is to be. `run` is "module:function", called with the strings of `arguments`.
 
-    `descriptors` are the numbers that the passed descriptors get in the child, in their order. `limits` are
-    setrlimit's, by name ("RLIMIT_NOFILE": (soft, hard)). `preload` are modules to import before the change to
-    `user`, who may not be able to read them (an installation in root's home). `debugger` loads the real debugger.
+    `directory` is its working directory: what is in it can be reached by a relative path, even by who may not pass the
+    directories above. `descriptors` are the numbers that the passed descriptors get in the child, in their order.
+    `limits` are setrlimit's, by name ("RLIMIT_NOFILE": (soft, hard)). `preload` are modules to import before the change
+    to `user`, who may not be able to read them (an installation in root's home). `hidden`: no other process may look
+    into its memory. `confinement`: a profile of seccomp_profile. `debugger` loads the real debugger.
     """
 
     title: str
@@ -59,6 +61,9 @@ class ChildSettings:
     user: User | None = None
     preload: Sequence[str] = ()
     no_new_privileges: bool = True
+    directory: str = ""
+    hidden: bool = False
+    confinement: str = ""
     debugger: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -114,6 +119,8 @@ def _put_on(
     for generator in randoms:  # forked siblings would all draw the same numbers
         generator.seed()
     _place_descriptors(descriptors, settings.descriptors)
+    if settings.directory:
+        os.chdir(settings.directory)
     os.environ.update(settings.environment)
     title.write(settings.title)
     if settings.nice:
@@ -123,13 +130,21 @@ def _put_on(
     for name, (soft, hard) in settings.limits.items():
         resource.setrlimit(getattr(resource, name), (soft, hard))
     if settings.user is not None:
+        readable_imports.keep_readable_once()
         _import_first((settings.run.partition(":")[0], *settings.preload))
         os.setgroups(settings.user.groups)
         os.setresgid(settings.user.gid, settings.user.gid, settings.user.gid)
         os.setresuid(settings.user.uid, settings.user.uid, settings.user.uid)
     if settings.no_new_privileges:
         linux_process.forbid_new_privileges()
+    if settings.hidden:
+        linux_process.hide_memory()
     linux_process.die_with_parent(parent_pid)
+    if settings.confinement:
+        from edgevpn.actors import seccomp_profile  # the template has it; a plain child without a profile needs it not
+
+        if why := seccomp_profile.confine(settings.confinement):
+            print(f"{settings.title} runs without a system-call filter: {why}", file=sys.stderr)
     gc.enable()
 
 

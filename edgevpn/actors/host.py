@@ -91,7 +91,7 @@ class HostActor:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, _Waiting] = {}
         self._servers: dict[str, Feed] = {}
-        self._book_path = shell.run_dir / "peers.json"
+        self._book_path = shell.state_dir / "peers.json"
         self._self = shell.mailbox.state("self")
         self._peers = shell.mailbox.state("peers")
 

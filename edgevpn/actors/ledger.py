@@ -307,7 +307,7 @@ class LedgerActor:
     # --- disk
 
     def _paths(self) -> list[Path]:
-        paths = [self._shell.run_dir / "ledger.snapshot"]
+        paths = [self._shell.state_dir / "ledger.snapshot"]
         if self._config.ledger_state:
             paths.append(Path(self._config.ledger_state) / "ledger.snapshot")
         return paths

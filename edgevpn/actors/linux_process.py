@@ -18,6 +18,7 @@ import signal
 import time
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 PR_SET_NO_NEW_PRIVS = 38
 PR_GET_TID_ADDRESS = 40  # needs CONFIG_CHECKPOINT_RESTORE
@@ -61,6 +62,11 @@ def die_with_parent(parent_pid: int, signal_number: int = signal.SIGKILL) -> Non
 def forbid_new_privileges() -> None:
     """No exec of ours can ever gain rights any more (setuid bits, file capabilities)."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def hide_memory() -> None:
+    """No core dump, and no process without CAP_SYS_PTRACE may look into this one (PR_SET_DUMPABLE of prctl(2))."""
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 def count_threads() -> int:

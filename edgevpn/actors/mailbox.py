@@ -1,10 +1,14 @@
 """The socket an actor serves: requests, subscriptions and pipes.
 
 An actor registers a handler for each message it answers, a `State` or `Feed` for each topic, and a pipe handler for
-each kind of pipe, then runs `serve`. Only processes of the users in `allowed_uids` (by the kernel's word, SO_PEERCRED)
-are spoken to; what a client sends wrong ends its own connection, counted in `refused`. A handler that raises an
+each kind of pipe, then runs `serve`. Only the node's actors, root, and the user who started the node are spoken to, by
+the kernel's word (SO_PEERCRED); a handler may be for some of the actors only (`only`; people, that is root and that
+user, may always). What a client sends wrong ends its own connection, counted in `refused`. A handler that raises an
 EdgevpnError answers with a Failure; any other exception is the actor's own bug and ends the actor, so that the
 supervisor starts it again.
+
+The socket is bound by the supervisor before the actor's process exists (`bind_socket`), and inherited: so clients
+that come early wait instead of asking again, and no actor can put its own socket in the place of another's.
 
 Bounds: MAX_CONNECTIONS clients at once (a further one is closed at once), HELLO_TIMEOUT seconds for a client to say
 what it wants.
@@ -26,6 +30,7 @@ import trio
 from edgevpn.actors.channel import Channel, Pipe, peer_credentials, socket_path
 from edgevpn.actors.tap import Taps
 from edgevpn.actors.topics import Feed, State
+from edgevpn.actors.users import NO_USERS, PERSON, Users
 from edgevpn.errors import EdgevpnError, SetupError, UntrustedDataError
 from edgevpn.proto.messages import (
     Body,
@@ -67,10 +72,22 @@ class RequestError(EdgevpnError):
 class Mailbox:
     """Serves one actor's Unix socket in the run directory."""
 
-    def __init__(self, name: str, run_dir: Path, *, allowed_uids: Collection[int] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        run_dir: Path,
+        *,
+        listener: socket.socket | None = None,
+        users: Users = NO_USERS,
+        people: Collection[int] | None = None,
+    ) -> None:
+        """`listener`: from `bind_socket`; without it the mailbox binds its own. `people`: uids of root and its like."""
         self.name = name
         self.path = socket_path(run_dir, name)
-        self._allowed = frozenset(allowed_uids if allowed_uids is not None else (0, os.geteuid()))
+        self._raw_listener = listener
+        self._users = users
+        self._people = frozenset(people if people is not None else (0, os.geteuid()))
+        self._only: dict[type[Message], frozenset[str]] = {}
         self._requests: dict[type[Message], RequestHandler] = {}
         self._descriptors: dict[type[Message], DescriptorHandler] = {}
         self._pipes: dict[type[Message], PipeHandler] = {}
@@ -85,16 +102,34 @@ class Mailbox:
         self.rate = RateMeter(time.monotonic())  # messages answered or told
         self.queues: dict[str, Tell] = {}
 
-    def on_request(self, message: type[M], handler: Callable[[M], Awaitable[Body]]) -> None:
+    def on_request(
+        self, message: type[M], handler: Callable[[M], Awaitable[Body]], *, only: Collection[str] | None = None
+    ) -> None:
+        """`only`: the actors that may ask; None: all."""
         self._requests[message] = handler
+        self._restrict(message, only)
+
+    def _restrict(self, message: type[Message], only: Collection[str] | None) -> None:
+        if only is not None:
+            self._only[message] = frozenset((PERSON, *only))
 
     def on_descriptors(self, message: type[M], handler: Callable[[M], tuple[Body, list[int]]]) -> None:
         """A request whose reply carries file descriptors (SCM_RIGHTS)."""
         self._descriptors[message] = handler
 
-    def on_pipe(self, message: type[M], handler: Callable[[M, OpenStream], Awaitable[None]]) -> None:
-        """The handler calls `open(reply)` once it can serve, gets the stream, and returns when the pipe is done."""
+    def on_pipe(
+        self,
+        message: type[M],
+        handler: Callable[[M, OpenStream], Awaitable[None]],
+        *,
+        only: Collection[str] | None = None,
+    ) -> None:
+        """The handler calls `open(reply)` once it can serve, gets the stream, and returns when the pipe is done.
+
+        `only`: the actors that may open it; None: all.
+        """
         self._pipes[message] = handler
+        self._restrict(message, only)
 
     def state(self, topic: str) -> State:
         self._states[topic] = state = State()
@@ -111,7 +146,8 @@ class Mailbox:
 
     async def serve(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; `started` once clients can connect."""
-        listener = self._listen()
+        raw = self._raw_listener or bind_socket(self.path)
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(raw))
         try:
             async with listener, trio.open_nursery() as connections:
                 task_status.started()
@@ -125,26 +161,19 @@ class Mailbox:
                         continue
                     connections.start_soon(self._connection, stream)
         finally:
-            self.path.unlink(missing_ok=True)
+            if self._raw_listener is None:
+                self.path.unlink(missing_ok=True)
 
-    def _listen(self) -> trio.SocketListener:
-        self.path.unlink(missing_ok=True)
-        raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            raw.bind(os.fspath(self.path))
-            # The 0700 directory and SO_PEERCRED protect; actors of another user must be able to connect.
-            self.path.chmod(0o666)
-            raw.listen(128)
-        except OSError as exc:
-            raw.close()
-            raise SetupError(f"can't listen on {self.path}: {exc.strerror}") from exc
-        return trio.SocketListener(trio.socket.from_stdlib_socket(raw))
+    def _caller(self, uid: int) -> str | None:
+        """The actor that runs as `uid`, PERSON, or None for a stranger."""
+        return PERSON if uid in self._people else self._users.name(uid)
 
     async def _connection(self, stream: trio.SocketStream) -> None:
         channel = Channel(stream, self.taps)
         self._connections += 1
         try:
-            if self._connections > MAX_CONNECTIONS or peer_credentials(stream).uid not in self._allowed:
+            caller = self._caller(peer_credentials(stream).uid)
+            if self._connections > MAX_CONNECTIONS or caller is None:
                 self.refused += 1
                 return
             with trio.move_on_after(HELLO_TIMEOUT) as deadline:
@@ -156,6 +185,11 @@ class Mailbox:
                 return
             self.served += 1
             self.rate.count(time.monotonic())
+            if isinstance(frame, (Request, OpenPipe)) and caller not in self._only.get(type(frame.body), (caller,)):
+                self.refused += 1
+                kind = type(frame.body).__name__
+                await channel.send(Failure("refused", f"the {self.name} actor does not take {kind} from {caller}"))
+                return
             await self._serve_frame(channel, frame)
         except UntrustedDataError:
             self.refused += 1
@@ -248,6 +282,20 @@ class Mailbox:
             messages_per_s=round(self.rate.per_second(time.monotonic()), 2),
             queues=[QueueStatus(name, *tell()) for name, tell in sorted(told.items())],
         )
+
+
+def bind_socket(path: Path, *, mode: int = 0o600) -> socket.socket:
+    """A listening Unix socket at `path`, in place of an old one. Raises SetupError."""
+    path.unlink(missing_ok=True)
+    raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        raw.bind(os.fspath(path))
+        path.chmod(mode)
+        raw.listen(128)
+    except OSError as exc:
+        raw.close()
+        raise SetupError(f"can't listen on {path}: {exc.strerror}") from exc
+    return raw
 
 
 async def _until_closed(channel: Channel, scope: trio.CancelScope) -> None:

@@ -7,6 +7,7 @@ descriptor), addresses (gone with the device). The token stays in its memfd, unr
 from __future__ import annotations
 
 import os
+import random
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,11 +17,12 @@ from traceback import format_exception
 import trio
 
 from edgevpn import identity
-from edgevpn.actors import log, run_directory
+from edgevpn.actors import log, run_directory, users
 from edgevpn.actors.log_store import LogStore
 from edgevpn.actors.stages import STAGES
 from edgevpn.actors.supervisor import supervise
 from edgevpn.actors.template_start import StartedTemplate, start_template
+from edgevpn.actors.users import NO_USERS, Users
 from edgevpn.config import NodeConfig
 from edgevpn.errors import EdgevpnError
 from edgevpn.sealed_memory import sealed_memfd
@@ -50,8 +52,24 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
                     descriptors["udp6" if family == socket.AF_INET6 else "udp4"] = sock.fileno()
             if config.bootstrap_iface:
                 netlink.configure(config.interface, config.addresses, config.mtu)
-        trio.run(supervise, config, descriptors, key.peer_id, template)
+        actor_users = _users_for(config)
+        run_directory.open_to(run_dir, config.actors(), actor_users)
+        if config.ledger_state and (user := actor_users.user("ledger")):
+            Path(config.ledger_state).mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path in (Path(config.ledger_state), *Path(config.ledger_state).glob("ledger.snapshot*")):
+                os.chown(path, user.uid, user.gid)
+        trio.run(supervise, config, descriptors, key.peer_id, template, actor_users)
     return 0
+
+
+def _users_for(config: NodeConfig) -> Users:
+    """Whom the actors are to run as: nobody else unless we are root, or somebody debugs them in a terminal."""
+    if os.geteuid() != 0 or config.debug:
+        return NO_USERS
+    drawn = users.draw(config.actors(), random.SystemRandom(), users.read_maps())
+    if drawn is None:
+        log.get("supervisor").warning("this container has few users: all actors run as nobody (65534)")
+    return drawn or users.nobody(config.actors())
 
 
 @contextmanager

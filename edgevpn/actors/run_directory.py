@@ -1,8 +1,10 @@
 """The run directory of a node: sockets, lock, and what must live from one actor to the next.
 
-It is 0700 and belongs to the user the supervisor runs as. One node at a time: the lock (flock(2)) is held as long as
-the supervisor lives and goes with it, however it dies. Leaving removes what a node puts there, and the directory if
-nothing else is in it. The log alone stays where a node was killed or ended by an error of its own: there it is needed.
+It is 0700 and belongs to the user the supervisor runs as; where actors have users of their own (users.py), their group
+may pass through it (0710), and its new files are of that group. One node at a time: the lock (flock(2)) is held as
+long as the supervisor lives and goes with it, however it dies. Leaving removes what a node puts there, and the
+directory if nothing else is in it. The log alone stays where a node was killed or ended by an error of its own: there
+it is needed.
 """
 
 from __future__ import annotations
@@ -11,15 +13,17 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgevpn.actors.channel import socket_path
+from edgevpn.actors.users import Users
 from edgevpn.errors import EdgevpnError, SetupError
 
 LOCK = "lock"
-_OURS = ("*.sock", "*.json", "*.new", "*.snapshot", "tractor")
+STATE = "state"  # holds a directory of its own for each actor
+_OURS = ("*.sock", "*.new", "tractor", STATE)
 _LOGS = ("*.log", "*.log.1")
 
 
@@ -60,6 +64,31 @@ def hold(path: Path) -> Iterator[Path]:
                 path.rmdir()  # not empty: something of somebody else's is in it
     finally:
         os.close(lock)
+
+
+def state_dir(run_dir: Path, actor: str) -> Path:
+    """The directory in which `actor` keeps files from one of its lives to the next."""
+    return run_dir / STATE / actor
+
+
+def open_to(path: Path, actors: Iterable[str], users: Users) -> None:
+    """Let the actors in: the group through, and each into a directory of its own. Raises SetupError."""
+    state = path / STATE
+    try:
+        if users.uids:
+            os.chown(path, -1, users.group)
+            path.chmod(0o2710)
+        state.mkdir(mode=0o700, exist_ok=True)
+        if users.uids:
+            os.chown(state, -1, users.group)
+            state.chmod(0o710)
+        for actor in actors:
+            own = state_dir(path, actor)
+            own.mkdir(mode=0o700, exist_ok=True)
+            if user := users.user(actor):
+                os.chown(own, user.uid, user.gid)
+    except OSError as exc:
+        raise SetupError(f"can't make {exc.filename} for the actors: {exc.strerror}; choose another --run-dir") from exc
 
 
 def _clear(path: Path, patterns: tuple[str, ...]) -> None:

@@ -43,8 +43,8 @@ class SealerActor:
         self._network = network
         self._state = shell.mailbox.state("windows")
         self._windows = rendezvous.windows(network, time.time())
-        shell.mailbox.on_request(Seal, self._seal)
-        shell.mailbox.on_request(Open, self._open)
+        shell.mailbox.on_request(Seal, self._seal, only={"ledger"})
+        shell.mailbox.on_request(Open, self._open, only={"ledger"})
         shell.namespace |= {"network": network, "sealer": self}
         for secret in network.secrets():
             shell.secrets.add(secret)

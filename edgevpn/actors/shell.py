@@ -7,6 +7,7 @@ does what can fail at the start, calls `shell.ready(...)` and runs until it is c
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,10 +17,11 @@ from typing import Any
 import trio
 
 from edgevpn import __version__
-from edgevpn.actors import log, pulse, repl
+from edgevpn.actors import log, pulse, repl, run_directory, users
 from edgevpn.actors.client import Client
 from edgevpn.actors.mailbox import Mailbox, OpenStream
 from edgevpn.actors.show import Secrets
+from edgevpn.actors.users import Users
 from edgevpn.config import NodeConfig
 from edgevpn.errors import SetupError
 from edgevpn.proto.messages import (
@@ -36,6 +38,8 @@ from edgevpn.proto.messages import (
 from edgevpn.proto.prompt_frames import Greeting
 from edgevpn.proto.queue_state import Tell
 
+MAILBOX_VARIABLE = "EDGEVPNMAILBOXFD"  # in an actor's environment: the number of its mailbox's descriptor
+
 
 class Shell:
     """The common half of an actor."""
@@ -44,7 +48,13 @@ class Shell:
         self.name = name
         self.run_dir = Path(run_dir)
         self.config = NodeConfig.from_dict(config)
-        self.mailbox = Mailbox(name, self.run_dir)
+        inherited = os.environ.pop(MAILBOX_VARIABLE, "")
+        self.mailbox = Mailbox(
+            name,
+            self.run_dir,
+            listener=socket.socket(fileno=int(inherited)) if inherited else None,
+            users=Users.from_json(os.environ.get(users.VARIABLE, "")),
+        )
         log.configure_actor(self.config.log_level, name)
         self.log = log.get(name)
         self.limit = log.RateLimit()
@@ -60,8 +70,13 @@ class Shell:
         self.mailbox.on_request(Heartbeat, self._heartbeat)
         self.mailbox.on_request(StatsRequest, self._stats)
         self.mailbox.on_request(VitalsRequest, self._vitals)
-        self.mailbox.on_pipe(OpenRepl, self._open_repl)
-        self.mailbox.on_pipe(Heartbeat, self._pulse)
+        self.mailbox.on_pipe(OpenRepl, self._open_repl, only=())
+        self.mailbox.on_pipe(Heartbeat, self._pulse, only=())
+
+    @property
+    def state_dir(self) -> Path:
+        """Where this actor may keep files from one of its lives to the next; the supervisor has made it."""
+        return run_directory.state_dir(self.run_dir, self.name)
 
     def client(self, actor: str) -> Client:
         return Client(self.run_dir, actor, caller=self.name, taps=self.mailbox.taps)

@@ -1,4 +1,4 @@
-"""What the template imports, in which order, and which actor needs how much of it.
+"""What the template imports, in which order, which actor needs how much of it, and what an actor's process may do.
 
 Light on purpose: the command line reads it in its first milliseconds, to start the template. The stage `base`
 (template_start.BASE_STAGE) is always there first, so that actors without libp2p need not wait for it.
@@ -19,3 +19,6 @@ NEEDS = {
     "discovery": LIBP2P,
     "tun": LIBP2P,
 }
+
+# Profiles of seccomp_profile. "local": Unix sockets alone. An actor that is not here gets "network".
+CONFINEMENT = {"sealer": "local", "ledger": "local", "gossip": "local"}

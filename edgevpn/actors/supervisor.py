@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,16 +32,19 @@ from edgevpn.actors.actor_tree import (
     ProcessOptions,
     open_actor_tree,
 )
+from edgevpn.actors.channel import socket_path
 from edgevpn.actors.client import Client
 from edgevpn.actors.linux_process import age, memory
 from edgevpn.actors.log_intake import Intake
-from edgevpn.actors.mailbox import Mailbox, RequestError
+from edgevpn.actors.mailbox import Mailbox, RequestError, bind_socket
 from edgevpn.actors.node_view import NodeView
 from edgevpn.actors.pulse import wait_until_hung
 from edgevpn.actors.secret_store import SecretStore
-from edgevpn.actors.stages import NEEDS, STAGES
+from edgevpn.actors.shell import MAILBOX_VARIABLE
+from edgevpn.actors.stages import CONFINEMENT, NEEDS, STAGES
 from edgevpn.actors.supervision import Phase, Supervision
 from edgevpn.actors.template_start import StartedTemplate
+from edgevpn.actors.users import NO_USERS, VARIABLE, Users
 from edgevpn.config import NodeConfig
 from edgevpn.errors import SetupError, UsageError
 from edgevpn.proto.log_lines import tidy_traceback
@@ -61,6 +65,7 @@ from edgevpn.proto.messages import (
 
 STOP_GRACE = 1.5
 RESTART_TIMEOUT = 10.0
+MAILBOX_DESCRIPTOR = 41  # the number of its mailbox's socket in an actor
 ENTRY = "edgevpn.actors.{name}:main"
 
 
@@ -79,10 +84,19 @@ class _Kept:
 class Supervisor:
     """Keeps the actors of one node."""
 
-    def __init__(self, config: NodeConfig, run_dir: Path, store: SecretStore, tree: ActorTree, peer_id: str) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        run_dir: Path,
+        store: SecretStore,
+        tree: ActorTree,
+        peer_id: str,
+        users: Users = NO_USERS,
+    ) -> None:
         self._config = config
         self._run_dir = run_dir
         self._store = store
+        self._users = users
         self._tree = tree
         self._log = log.get("supervisor")
         self._stop = trio.Event()
@@ -91,7 +105,8 @@ class Supervisor:
         self._kept = {name: _Kept(name, Supervision(random.Random())) for name in config.actors()}  # noqa: S311
         self._view = NodeView(config, run_dir, peer_id)
         self._began = time.monotonic()
-        self._mailbox = Mailbox("supervisor", run_dir)
+        own = bind_socket(socket_path(run_dir, "supervisor"), mode=self._socket_mode)
+        self._mailbox = Mailbox("supervisor", run_dir, listener=own, users=users)
         self._nursery: trio.Nursery
 
     async def run(self) -> None:
@@ -100,9 +115,9 @@ class Supervisor:
         mailbox.on_request(Heartbeat, self._heartbeat)
         mailbox.on_request(ActorsRequest, self._actors)
         mailbox.on_request(VitalsRequest, self._vitals)
-        mailbox.on_request(RestartActor, self._restart)
+        mailbox.on_request(RestartActor, self._restart, only=())
         mailbox.on_request(StatusRequest, self._status)
-        mailbox.on_request(Stop, self._stop_request)
+        mailbox.on_request(Stop, self._stop_request, only=())
         mailbox.on_descriptors(Grant, self._store.grant)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -147,20 +162,23 @@ class Supervisor:
         kept.began = time.monotonic()
         extra: dict[str, Any] = {"listen": self._listen} if kept.name == "host" else {}
         intake = self._open_intake(kept.name)
+        path = socket_path(self._run_dir, kept.name)
+        mailbox = bind_socket(path, mode=self._socket_mode)
         try:
             kept.handle = await self._tree.start(
                 kept.name,
                 ENTRY.format(name=kept.name),
                 {
                     "name": kept.name,
-                    "run_dir": os.fspath(self._run_dir),
+                    "run_dir": ".",  # its working directory
                     "config": self._config.to_dict(),
                     "ticket": self._store.issue(kept.name),
                     **extra,
                 },
                 needs=NEEDS[kept.name],
-                options=_process_options(intake),
+                options=self._process_options(kept.name, intake, mailbox),
             )
+            mailbox.close()
             if intake is not None:
                 intake.handed_over()
         except ActorStartError as exc:
@@ -172,6 +190,8 @@ class Supervisor:
             reason = await self._see_out(kept.handle)
             kept.handle = None
         finally:
+            mailbox.close()
+            path.unlink(missing_ok=True)
             if intake is not None:
                 intake.finish()
         if not self._stop.is_set() and kept.life.phase is not Phase.STOPPING:
@@ -190,6 +210,27 @@ class Supervisor:
             return None
         self._nursery.start_soon(intake.run)
         return intake
+
+    @property
+    def _socket_mode(self) -> int:
+        """Of the mailboxes' sockets: for the actors' group, where they have users of their own."""
+        return 0o660 if self._users.uids else 0o600
+
+    def _process_options(self, name: str, intake: Intake | None, mailbox: socket.socket) -> ProcessOptions:
+        """What the actor's process is: whose, with which descriptors, and how confined."""
+        environment = {MAILBOX_VARIABLE: str(MAILBOX_DESCRIPTOR), VARIABLE: self._users.to_json()}
+        descriptors = [(mailbox.fileno(), MAILBOX_DESCRIPTOR)]
+        if intake is not None:
+            descriptors.append(intake.descriptor)
+            environment |= intake.environment
+        return ProcessOptions(
+            descriptors=descriptors,
+            environment=environment,
+            user=self._users.user(name),
+            # A user's own processes could look into each other: those of a node without users keep the sealer's shut.
+            hidden=not self._config.debug and (bool(self._users.uids) or name == "sealer"),
+            confinement="" if self._config.debug else CONFINEMENT.get(name, "network"),
+        )
 
     def _tell_end(self, kept: _Kept, reason: ExitReason) -> None:
         traceback = tidy_traceback(reason.traceback, reason.text)
@@ -292,16 +333,17 @@ class Supervisor:
         return status
 
 
-def _process_options(intake: Intake | None) -> ProcessOptions:
-    if intake is None:
-        return ProcessOptions()
-    return ProcessOptions(descriptors=[intake.descriptor], environment=intake.environment)
-
-
 async def supervise(
-    config: NodeConfig, descriptors: dict[str, int], peer_id: str, template: StartedTemplate | None
+    config: NodeConfig,
+    descriptors: dict[str, int],
+    peer_id: str,
+    template: StartedTemplate | None,
+    users: Users = NO_USERS,
 ) -> None:
     """Run a node in its locked run directory until it is asked to stop (SIGINT, SIGTERM, a Stop message)."""
     run_dir = Path(config.run_dir)
-    async with open_actor_tree("edgevpn", run_dir, template=template, stages=STAGES, debug=config.debug) as tree:
-        await Supervisor(config, run_dir, SecretStore(descriptors), tree, peer_id).run()
+    group = users.group if users.uids else None
+    async with open_actor_tree(
+        "edgevpn", run_dir, template=template, stages=STAGES, debug=config.debug, group=group
+    ) as tree:
+        await Supervisor(config, run_dir, SecretStore(descriptors), tree, peer_id, users).run()

@@ -34,7 +34,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from edgevpn.actors import linux_process
+from edgevpn.actors import linux_process, readable_imports, seccomp_profile
 from edgevpn.actors.child_entry import ChildSettings, run_child
 from edgevpn.actors.template_start import BASE_STAGE
 
@@ -84,6 +84,10 @@ class Template:
         else:
             self._complete.add(name)
             self._find_randoms()
+            if os.geteuid() == 0:
+                readable_imports.keep_readable()
+            if name == BASE_STAGE:
+                seccomp_profile.prepare()
             gc.collect()
             gc.freeze()
             self._send({"stage": name})

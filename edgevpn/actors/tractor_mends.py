@@ -16,7 +16,7 @@ import pdb
 import sys
 import types
 import warnings
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
@@ -25,6 +25,7 @@ import trio
 
 CHANNEL_LOST = "ChannelLost"  # the `type_str` of the error that the dialogs of a dead channel get
 MESSAGE_SIZE_LIMIT = 16 * 2**20  # bytes; tractor itself would buffer 4 GiB for whoever announces them
+METHODS_OF_THE_ROOT = frozenset({"register_actor", "unregister_actor"})  # all that an actor may call
 KILL_AFTER = 1.0  # seconds between SIGTERM and SIGKILL, where tractor itself ends a process
 
 # Starts the process of an actor, given the arguments of tractor's own child program ("--uid", ...).
@@ -243,6 +244,21 @@ def _mend_stream_handler(original: Callable[..., Awaitable[None]]) -> Callable[.
     return stream_handler
 
 
+async def only_allowed_calls(actor: Any, channel: Any, messages: Any) -> AsyncGenerator[Any, None]:
+    """The messages of a channel to the root actor, up to a call that is none of an actor's business.
+
+    tractor lets every peer call any method of the actor, `cancel` too: an actor that was taken over could end the
+    whole node. All that an actor needs of the root is the registry; functions of modules are only those exposed.
+    """
+    async with contextlib.aclosing(messages):
+        async for message in messages:
+            namespace, method = message["cmd"][:2] if message is not None and "cmd" in message else ("", "")
+            if namespace == "self" and method not in METHODS_OF_THE_ROOT:
+                _actor.log.warning(f"{channel.uid} may not call {method} of {actor.uid}: its connection ends")
+                return
+            yield message
+
+
 async def _close_readers(channel: Any) -> None:
     await channel._agen.aclose()
     if channel.msgstream is not None:
@@ -268,6 +284,8 @@ def _mend_process_messages(original: Callable[..., Awaitable[bool]]) -> Callable
         tractor's own just stops reading: contexts, calls and streams to a killed actor would wait for ever, and the
         tasks that served it would run on. Its generators too are left to the garbage collector.
         """
+        if actor._parent_chan is None and not debugging():
+            channel._agen = only_allowed_calls(actor, channel, channel._agen)
         try:
             return await original(actor, channel, *arguments, **options)
         finally:

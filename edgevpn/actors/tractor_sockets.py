@@ -1,10 +1,10 @@
-"""tractor's connections over Unix sockets in a directory of mode 0700, instead of TCP on the loopback.
+"""tractor's connections over Unix sockets in a directory of the node's own, instead of TCP on the loopback.
 
 tractor authenticates nobody: over TCP every local user could call, cancel and debug a node's actors. Here its
-addresses ("host", port) mean the socket `<host>/<port>`: the host is the directory's absolute path, the port is the
-pid of the process that listens. The directory's rights are the authentication. The sockets themselves are open to all
-(0666) because a directory may belong to the unprivileged user of the actors, who must be able to connect to the
-supervisor's.
+addresses ("host", port) mean the socket `<host>/<port>`: the host is the directory's path, the port is the pid of the
+process that listens. The rights are the authentication: an actor's socket is its user's alone (and root's, who needs no
+right), the supervisor's is its group's, and so is the directory, in which nobody can remove what is another's. Actors
+reach it from their working directory, the run directory: they may not be able to pass the ones above it.
 
 Importing this module puts it on tractor, after the mends.
 """
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 _LONGEST_PATH = 107  # sun_path of unix(7), without its final zero
 _LONGEST_NUMBER = len(str(2**22))  # pid_max
 _BACKLOG = 64
+CHILDS_DIRECTORY = "./tractor"  # as an actor sees it
 
 
-def prepare_directory(directory: Path, owner: tuple[int, int] | None = None) -> None:
-    """Make `directory` (0700, of `owner` = uid, gid if given) and remove the sockets of processes that are gone.
+def prepare_directory(directory: Path, group: int | None = None) -> None:
+    """Make `directory` (ours alone, unless actors of `group` are to have sockets in it) and remove the sockets of
+    processes that are gone.
 
     Raises SetupError.
     """
@@ -41,8 +43,9 @@ def prepare_directory(directory: Path, owner: tuple[int, int] | None = None) -> 
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
-        if owner is not None:
-            os.chown(directory, *owner)
+        if group is not None:
+            os.chown(directory, -1, group)
+            directory.chmod(0o3730)  # the group may add sockets, which stay in the group, and removes only its own
         for entry in directory.iterdir():
             if entry.name.isdigit() and not Path("/proc", entry.name).exists():
                 entry.unlink()
@@ -57,14 +60,19 @@ def remove_socket(directory: Path, pid: int) -> None:
 
 
 def _path(directory: object, number: object) -> str:
-    if not str(directory).startswith("/"):
+    if not str(directory).startswith(("/", CHILDS_DIRECTORY)):
         raise RuntimeError(f"tractor asked for the address {directory!r}:{number!r}, which is no socket's path")
     return f"{directory}/{number}"
 
 
 async def open_stream(directory: str, number: int, **_options: Any) -> trio.SocketStream:
-    """Connect to the actor `number`. Takes the place of trio.open_tcp_stream. Raises OSError."""
-    return await trio.open_unix_socket(_path(directory, number))
+    """Connect to the actor `number`. Takes the place of trio.open_tcp_stream. Raises OSError.
+
+    An actor hears the registry's address as its parent writes it: the directory is the one that it knows.
+    """
+    actor = tractor.current_actor(err_on_no_runtime=False)
+    is_child = actor is not None and actor._listeners and _accept_address(actor)[0] == CHILDS_DIRECTORY
+    return await trio.open_unix_socket(_path(CHILDS_DIRECTORY if is_child else directory, number))
 
 
 async def serve(
@@ -81,7 +89,7 @@ async def serve(
         os.unlink(path)
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         await listening.bind(path)
-        os.chmod(path, 0o666)  # noqa: S103 - the directory is what keeps others out
+        os.chmod(path, 0o600 if host == CHILDS_DIRECTORY else 0o660)
         listening.listen(_BACKLOG)
         try:
             await trio.serve_listeners(

@@ -226,7 +226,7 @@ async def test_an_actor_can_run_as_another_user(use_template: bool, tmp_path_fac
     for parent in (run_dir, run_dir.parent, run_dir.parent.parent):
         parent.chmod(0o711)
     options = ProcessOptions(user=User(65534, 65534))
-    async with open_tree(run_dir, use_template=use_template, owner=(65534, 65534)) as tree:
+    async with open_tree(run_dir, use_template=use_template, group=65534) as tree:
         actor = await tree.start("one", f"{ACTORS}:describe", options=options)
         assert actor.first["uids"] == [65534] * 3
         assert (await actor.stop()).code == 0

@@ -161,7 +161,7 @@ async def test_descriptors_come_with_a_reply(run_dir: Path, nursery: trio.Nurser
 
 
 async def test_another_user_is_not_spoken_to(run_dir: Path, nursery: trio.Nursery) -> None:
-    mailbox = Mailbox("host", run_dir, allowed_uids={os.geteuid() + 1})
+    mailbox = Mailbox("host", run_dir, people={os.geteuid() + 1})
     await nursery.start(mailbox.serve)
     stream = await trio.open_unix_socket(os.fspath(mailbox.path))
     async with stream:

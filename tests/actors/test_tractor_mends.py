@@ -284,6 +284,23 @@ async def test_tasks_that_serve_a_lost_peer_are_cancelled(tmp_path: Path) -> Non
             await ended.wait()
 
 
+async def test_an_actor_can_not_end_the_root(tmp_path: Path) -> None:
+    """Nor call any other of its methods: its connection ends instead, and the root goes on."""
+    async with open_root(tmp_path) as root:
+        for method in ("cancel", "load_modules", "_cancel_task", "cancel_rpc_tasks"):
+            async with await trio.open_unix_socket(str(tmp_path / str(os.getpid()))) as stream:
+                channel = tractor._ipc.Channel.from_stream(stream)
+                await channel.send(("peer", method))
+                await channel.recv()
+                await channel.send({"cmd": ("self", method, {}, ("peer", method), "1")})
+                with trio.fail_after(5), pytest.raises(tractor._exceptions.TransportClosed):
+                    await channel.recv()
+                await channel.msgstream._agen.aclose()
+        assert not root._cancel_called
+        await trio.testing.wait_all_tasks_blocked()
+        assert root._peers == {}
+
+
 async def test_asking_an_actor_to_end_that_dies_of_it_is_no_error(tmp_path: Path) -> None:
     async with open_child(tmp_path) as (_, portal, process):
         os.kill(process.pid, signal.SIGSTOP)

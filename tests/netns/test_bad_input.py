@@ -114,8 +114,8 @@ def test_nothing_but_libp2p_listens_on_tcp_and_the_run_directory_is_private(make
     listening = lab.node(1).run(["ss", "-Hltn"]).stdout.split()
     assert [word for word in listening if word.endswith((":4001",))] == ["0.0.0.0:4001"]
     assert listening.count("LISTEN") == 1
-    assert oct(vpn.run_dir.stat().st_mode & 0o777) == "0o700"
-    assert oct((vpn.run_dir / "tractor").stat().st_mode & 0o777) == "0o700"
+    assert oct(vpn.run_dir.stat().st_mode & 0o777) == "0o710"
+    assert oct((vpn.run_dir / "tractor").stat().st_mode & 0o7777) == "0o3730"
     pid = os.fork()
     if pid == 0:  # a process of another user is not let in
         try:
