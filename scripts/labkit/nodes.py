@@ -55,7 +55,13 @@ class Vpn:
         words += [f"--run-dir={self.run_dir}", *flags]
         words += [] if address is None else [f"--address={address}"]
         self.command = words
-        self.process = node.popen(words, log=self.log, env=environment(EDGEVPNTOKEN=token, **(env or {})))
+        self._environment = environment(EDGEVPNTOKEN=token, **(env or {}))
+        self.process = node.popen(words, log=self.log, env=self._environment)
+
+    def start_again(self) -> None:
+        """After its end: the same command in the same place."""
+        self.node.stop(self.process)
+        self.process = self.node.popen(self.command, log=self.log, env=self._environment)
 
     def ask(self, *words: str, check: bool = True, timeout: float = 15) -> subprocess.CompletedProcess[str]:
         """A command to this node, e.g. ask("status")."""
