@@ -1,7 +1,9 @@
 """Notices an actor that hangs: a stopped process (SIGSTOP) or a blocked event loop, within 2 seconds.
 
 The supervisor keeps a pipe to each ready actor, writes a byte every INTERVAL and reads it back from the actor's loop.
-No answer for PATIENCE: it hangs. A pipe that ends is no hang: then the process is ending, which its owner sees.
+No answer for PATIENCE: it hangs. A pipe that ends is no hang by itself, for the process may be ending, which its owner
+sees; but one that can't be had again within AWAY is: then the actor lives without serving anybody. (A MemoryError in
+the middle of trio does that: the mailbox is closed, and something still waits for ever.)
 
 Our own pauses must not count: when the supervisor itself was stopped, or the machine had no time for it, its clock has
 run on while the actor's answer lay unread. A wait that took much longer than it was to take is therefore done again.
@@ -9,33 +11,45 @@ run on while the actor's answer lay unread. A wait that took much longer than it
 
 from __future__ import annotations
 
-from math import inf
-
 import trio
 
+from edgevpn.actors.channel import Pipe
 from edgevpn.actors.client import ActorUnavailableError, Client, RefusedError
 from edgevpn.proto.messages import Done, Heartbeat
 
 INTERVAL = 0.7  # seconds
 PATIENCE = 1.1  # seconds; the two together are what an actor may hang at most before it is noticed
+AWAY = INTERVAL + PATIENCE  # seconds until a ready actor must have given us a pipe
+_RETRY = 0.05
 _OVERSLEPT = 0.3  # seconds: so late a wake-up says that we were the ones who stood still
 
 
-async def wait_until_hung(client: Client, *, interval: float = INTERVAL, patience: float = PATIENCE) -> bool:
-    """True when the actor does not answer any more; False when the pipe ended, which says nothing about hanging."""
-    try:
-        _, pipe = await client.open_pipe(Heartbeat(), Done, timeout=inf)
-    except (ActorUnavailableError, RefusedError):
-        return False
-    async with pipe:
+async def wait_until_hung(client: Client, *, interval: float = INTERVAL, patience: float = PATIENCE) -> str:
+    """Why the actor is of no use any more, a line. To be cancelled at the end of its process."""
+    while (pipe := await _pipe_to(client, interval + patience)) is not None:
+        async with pipe:
+            try:
+                while True:
+                    await pipe.send_all(b".")
+                    if not await _answered(pipe, patience):
+                        return "it does not answer"
+                    await trio.sleep(interval)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, EOFError):
+                await trio.sleep(_RETRY)
+    return "it lives, but serves nobody"
+
+
+async def _pipe_to(client: Client, away: float) -> Pipe | None:
+    """None when there is none to be had for so long."""
+    deadline = trio.current_time() + away
+    while (left := deadline - (began := trio.current_time())) > 0:
         try:
-            while True:
-                await pipe.send_all(b".")
-                if not await _answered(pipe, patience):
-                    return True
-                await trio.sleep(interval)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, EOFError):
-            return False
+            return (await client.open_pipe(Heartbeat(), Done, timeout=left))[1]
+        except (ActorUnavailableError, RefusedError):
+            if trio.current_time() > began + left + _OVERSLEPT:
+                deadline = trio.current_time() + away
+            await trio.sleep(_RETRY)
+    return None
 
 
 async def _answered(pipe: trio.abc.ReceiveStream, patience: float) -> bool:

@@ -241,8 +241,8 @@ class Supervisor:
         """Wait for an actor's end, which comes by our hand when it hangs; the reason."""
 
         async def end_when_hung() -> None:
-            if await wait_until_hung(Client(self._run_dir, handle.name, caller="supervisor")):
-                handle.kill(hung=True)
+            why = await wait_until_hung(Client(self._run_dir, handle.name, caller="supervisor"))
+            handle.kill(hung=True, text=why)
 
         async with trio.open_nursery() as nursery:
             if not self._config.debug:  # with it somebody may sit at the actor's crash prompt

@@ -206,10 +206,14 @@ class Bed:
         wrong, ended, ready = "", None, None
         with Doomed(before.pid) as doomed:
             at = time.monotonic()
-            lift = way.do(vpn.run_dir, actor, before.pid)
-            ended = doomed.wait(LIVE_PATIENCE if way.may_live else END_PATIENCE)
-            lift()
-            if ended is None:
+            try:
+                lift = way.do(vpn.run_dir, actor, before.pid)
+            except (EdgevpnError, OSError) as exc:
+                wrong = f"{way.name} can't be done: {exc}"
+            else:
+                ended = doomed.wait(LIVE_PATIENCE if way.may_live else END_PATIENCE)
+                lift()
+            if ended is None and not wrong:
                 wrong = self._of_use(k, actor) if way.may_live else f"it still runs after {END_PATIENCE:g} s"
         if ended is not None:
             wrong, ready = self._await_successor(k, actor, before.pid)

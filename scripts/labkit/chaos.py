@@ -20,8 +20,8 @@ from scripts.labkit.namespaces import Lab, LabError
 from scripts.labkit.ways import WAYS, Way
 
 PAUSE = 0.3  # seconds after an actor is ready again until the next is hurt
-_EPILOG = """ways: kill, segv and stop are signals; exit (os._exit) and exception are typed at the actor's own prompt; memory
-and fds are limits of the kernel's on the running process, lifted after 2 s when it lives through them.
+_EPILOG = """ways: kill, segv and stop are signals; exit (os._exit) and exception are typed at the actor's own prompt;
+memory and fds are limits of the kernel's on the running process, lifted after 2 s when it lives through them.
 
 examples:
   scripts/chaos                                      60 hurts of one node of three, all ways, about 2 minutes
@@ -171,22 +171,23 @@ def describe(bed: Bed, outcomes: Sequence[Outcome], *, loaded: bool) -> dict[str
     """The figures, and as text."""
     if not outcomes:
         raise KeyboardInterrupt
-    found = {"rows": chaos_figures.rows(outcomes), "all": chaos_figures.whole(outcomes)}
-    found["all"]["entries_lacking_somewhere"] = len(bed.lacking_anywhere())
-    found["all"]["tcp_stream_lives"] = bed.load_lives if loaded else None
-    text = chaos_figures.table(found["rows"]) + "\n"
-    for name, value in found["all"].items():
+    rows, everything = chaos_figures.rows(outcomes), chaos_figures.whole(outcomes)
+    try:
+        everything["entries_lacking_somewhere"] = len(bed.lacking_anywhere())
+    except EdgevpnError as exc:
+        everything["wrong"].append(f"a ledger does not answer: {exc}")
+        everything["entries_lacking_somewhere"] = None
+    everything["tcp_stream_lives"] = bed.load_lives if loaded else None
+    text = chaos_figures.table(rows) + "\n"
+    for name, value in everything.items():
         shown = ", ".join(f"{part} {figure}" for part, figure in value.items()) if isinstance(value, dict) else value
         text += f"{name.replace('_', ' '):26}{shown}\n"
-    well = not (
-        found["all"]["wrong"]
-        or found["all"]["entries_lost"]
-        or found["all"]["zombies"]
-        or (loaded and not bed.load_lives)
-    )
+    broken = [everything[name] for name in ("wrong", "entries_lost", "zombies", "entries_lacking_somewhere")]
+    well = not any(broken) and (not loaded or bed.load_lives)
     worst = sorted(outcomes, key=lambda one: one.packets.longest_gap_s)[-5:]
     return {
-        **found,
+        "rows": rows,
+        "all": everything,
         "worst": [{**asdict(one.hurt), **asdict(one.packets)} for one in worst],
         "well": well,
         "text": text.rstrip(),

@@ -95,8 +95,9 @@ def whole(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 _HEAD = (
-    f"{'actor':10}{'way':10}{'n':>4}{'lived':>6} | {'packets lost':>12}{'max':>6} | {'gap ms p50':>10}{'p99':>8}{'max':>8}"
-    f" | {'end ms max':>10} | {'restart ms p50':>14}{'p99':>8}{'max':>8} | entries lost"
+    f"{'actor':10}{'way':10}{'n':>4}{'lived':>6} | {'packets lost':>12}{'max':>6} | "
+    f"{'gap ms p50':>10}{'p99':>8}{'max':>8} | {'end ms max':>10} | "
+    f"{'restart ms p50':>14}{'p99':>8}{'max':>8} | entries lost"
 )
 
 

@@ -137,7 +137,7 @@ def on_datagrams(rounds: int, chance: random.Random, say: Say) -> list[Row]:
                 noticed = [o.hurt.ended_after or 0.0 for o in found]
                 rows.append(
                     Row(
-                        f"SIGSTOP of {actor}, noticed and ended after",
+                        f"SIGSTOP of {actor}, noticed and ended",
                         _ms(max(noticed)),
                         _ms(NOTICED),
                         "ms",
