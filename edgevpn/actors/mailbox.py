@@ -17,6 +17,7 @@ what it wants.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 import time
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS = 512
 HELLO_TIMEOUT = 5.0
+_PAUSE_OF_CLIENTS = 1.0  # seconds without one: what was before counts no more
 
 M = TypeVar("M", bound=Message)
 RequestHandler: TypeAlias = Callable[[Any], Awaitable[Body]]
@@ -80,9 +82,15 @@ class Mailbox:
         listener: socket.socket | None = None,
         users: Users = NO_USERS,
         people: Collection[int] | None = None,
+        give_up_after: float = math.inf,
     ) -> None:
-        """`listener`: from `bind_socket`; without it the mailbox binds its own. `people`: uids of root and its like."""
+        """`listener`: from `bind_socket`; without it the mailbox binds its own. `people`: uids of root and its like.
+
+        `give_up_after`: seconds without a free descriptor, while clients wait, after which `serve` raises OSError:
+        whoever owns the process can do without it then.
+        """
         self.name = name
+        self._give_up_after = give_up_after
         self.path = socket_path(run_dir, name)
         self._raw_listener = listener
         self._users = users
@@ -148,6 +156,7 @@ class Mailbox:
         """Serve until cancelled; `started` once clients can connect."""
         raw = self._raw_listener or bind_socket(self.path)
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(raw))
+        exhausted = refused = -math.inf  # since when there was no descriptor for any client; when for the last one
         try:
             async with listener, trio.open_nursery() as connections:
                 task_status.started()
@@ -157,8 +166,16 @@ class Mailbox:
                     except OSError as exc:
                         if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                             raise
+                        now = trio.current_time()
+                        if exc.errno != errno.EMFILE or now - refused > _PAUSE_OF_CLIENTS:
+                            exhausted = now
+                        refused = now
+                        if now - exhausted >= self._give_up_after:
+                            text = f"no descriptor was free for a client in {now - exhausted:.0f} s"
+                            raise OSError(exc.errno, text) from exc
                         await trio.sleep(0.1)  # descriptors come back as clients leave
                         continue
+                    refused = -math.inf
                     connections.start_soon(self._connection, stream)
         finally:
             if self._raw_listener is None:

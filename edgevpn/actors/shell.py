@@ -39,6 +39,7 @@ from edgevpn.proto.prompt_frames import Greeting
 from edgevpn.proto.queue_state import Tell
 
 MAILBOX_VARIABLE = "EDGEVPNMAILBOXFD"  # in an actor's environment: the number of its mailbox's descriptor
+EXHAUSTED_AFTER = 3.0  # seconds without a descriptor for a client: the actor ends, and is started again with none open
 
 
 class Shell:
@@ -54,6 +55,7 @@ class Shell:
             self.run_dir,
             listener=socket.socket(fileno=int(inherited)) if inherited else None,
             users=Users.from_json(os.environ.get(users.VARIABLE, "")),
+            give_up_after=EXHAUSTED_AFTER,
         )
         log.configure_actor(self.config.log_level, name)
         self.log = log.get(name)

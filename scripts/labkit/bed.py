@@ -45,7 +45,7 @@ BUCKET = "chaos"
 KEYS = 32  # entries that are written again and again
 INTERFACE = "edgevpn0"
 END_PATIENCE = 4.0  # seconds until a process must be gone; a hung one is noticed in 2
-LIVE_PATIENCE = 2.0  # ... that one without memory or descriptors may live on before the limit is lifted
+LIVE_PATIENCE = 2.5  # ... that one without memory or descriptors may live on before the limit is lifted
 READY_PATIENCE = 20.0  # seconds until the successor must be ready: a plain start takes some when the machine is busy
 MOST_BEFORE = 0.4  # seconds between the writing of an entry and the hurt
 

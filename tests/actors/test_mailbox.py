@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
+import socket
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -194,3 +197,58 @@ async def test_the_socket_is_gone_after_the_actor(run_dir: Path) -> None:
         assert stat.S_ISSOCK(mailbox.path.stat().st_mode)
         nursery.cancel_scope.cancel()
     assert not mailbox.path.exists()
+
+
+@pytest.fixture
+def no_descriptors() -> Iterator[Callable[[bool], None]]:
+    """Switches the process's supply of descriptors off and on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def switch(off: bool) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3 if off else soft, hard))
+
+    yield switch
+    switch(False)
+
+
+async def test_a_mailbox_without_descriptors_goes_on_when_there_are_some_again(
+    run_dir: Path, nursery: trio.Nursery, no_descriptors: Callable[[bool], None], autojump_clock: trio.testing.MockClock
+) -> None:
+    mailbox = Mailbox("host", run_dir, give_up_after=3.0)
+    mailbox.on_request(Heartbeat, _done)
+    await nursery.start(mailbox.serve)
+    for _ in range(3):  # each time for a little less than it has patience for
+        with socket.socket(socket.AF_UNIX) as waiting:
+            waiting.connect(os.fspath(mailbox.path))
+            no_descriptors(True)
+            await trio.sleep(2.5)
+            no_descriptors(False)
+            assert await Client(run_dir, "host", caller="test").call(Heartbeat(), Done) == Done()
+
+
+async def test_a_mailbox_that_has_had_no_descriptor_for_long_ends(
+    run_dir: Path, no_descriptors: Callable[[bool], None], autojump_clock: trio.testing.MockClock
+) -> None:
+    patient, other = Mailbox("supervisor", run_dir), Mailbox("host", run_dir, give_up_after=3.0)
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(patient.serve)
+            one.connect(os.fspath(patient.path))
+            no_descriptors(True)
+            await trio.sleep(60)
+            no_descriptors(False)
+            nursery.cancel_scope.cancel()
+        began = trio.current_time()
+        with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
+            async with trio.open_nursery() as nursery:
+                await nursery.start(other.serve)
+                two.connect(os.fspath(other.path))
+                no_descriptors(True)
+                await trio.sleep_forever()
+    no_descriptors(False)
+    assert caught.group_contains(OSError, match="no descriptor was free for a client in 3 s")
+    assert 3 <= trio.current_time() - began < 4
+
+
+async def _done(_: Heartbeat) -> Body:
+    return Done()
