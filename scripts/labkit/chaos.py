@@ -184,11 +184,10 @@ def describe(bed: Bed, outcomes: Sequence[Outcome], *, loaded: bool) -> dict[str
         text += f"{name.replace('_', ' '):26}{shown}\n"
     broken = [everything[name] for name in ("wrong", "entries_lost", "zombies", "entries_lacking_somewhere")]
     well = not any(broken) and (not loaded or bed.load_lives)
-    worst = sorted(outcomes, key=lambda one: one.packets.longest_gap_s)[-5:]
     return {
         "rows": rows,
         "all": everything,
-        "worst": [{**asdict(one.hurt), **asdict(one.packets)} for one in worst],
+        "hurts": [{**asdict(one.hurt), **asdict(one.packets)} for one in outcomes],
         "well": well,
         "text": text.rstrip(),
     }
