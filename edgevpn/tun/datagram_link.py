@@ -14,7 +14,8 @@ a way that swallows large ones (a path MTU black hole, RFC 8899) is never used. 
 The peer's datagrams may come from an address we did not know: it becomes a candidate, and is probed before it is used.
 
 A session is used for sending from the moment the peer has used it, so the peer has its keys. A new one is wanted 120 s
-after that, as soon as there is something to send; the old one stays good for receiving until the new one is used.
+after that, as soon as there is something to send. An old one stays good for receiving for as long as the peer uses it:
+where both sides made one at the same time, each sends by its own.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from edgevpn.tun.train import ReceiveKey, SendKey
 REKEY_AFTER = 120.0
 REKEY_TRAINS = 2**48
 SESSION_LIFE = 1800.0  # of an idle one
-_KEEP_OLD = 10.0
+_KEEP_UNUSED = 10.0  # one that the peer never used
 _MAX_SESSIONS = 4
 _MAX_CANDIDATES = 32
 _SILENCE = 0.4
@@ -41,6 +42,7 @@ _ASK_AGAIN = 1.0  # while sending
 _PROBE_AGAIN = 0.15
 _GIVE_UP = 0.6
 _KEEPALIVE = 25.0
+_KEEP_REPLACED = 3 * _KEEPALIVE  # one in whose place the peer uses others: what it sends by, it uses more often
 _ROUND_FIRST, _SLOWER, _ROUND_MOST = 0.25, 1.5, 30.0
 _BETTER = 0.7
 _MAX_OUTSTANDING = 64
@@ -62,6 +64,7 @@ class Session:
     cipher: int
     initiated: bool
     confirmed: bool = False  # the peer has used it
+    used_at: float = 0.0  # when the peer last did; before: when it was made
 
 
 class DatagramLink:
@@ -105,6 +108,7 @@ class DatagramLink:
             takes=agreed.terms.flags,
             cipher=agreed.cipher,
             initiated=initiated,
+            used_at=now,
         )
         self.sessions.append(session)
         self._next_handshake = now + 1.0 + self._back_off.next()  # if no way answers; else when the keys are old
@@ -112,9 +116,8 @@ class DatagramLink:
         self._round, self._next_round = _ROUND_FIRST, now
         if self.address is None:
             self.reason = "no way answers yet"
-        gone = [one for one in self.sessions[:-1] if one is not self.sending][
-            : max(0, len(self.sessions) - _MAX_SESSIONS)
-        ]
+        unused = sorted((one for one in self.sessions[:-1] if one is not self.sending), key=lambda one: one.used_at)
+        gone = unused[: max(0, len(self.sessions) - _MAX_SESSIONS)]
         self._drop(gone)
         return session, gone
 
@@ -156,7 +159,7 @@ class DatagramLink:
 
     def on_received(self, session: Session, address: Address, now: float) -> bool:
         """A genuine datagram came. Whether something is to be done about it (tick soon)."""
-        self.last_received = now
+        self.last_received = session.used_at = now
         if session.confirmed and address == self.address:
             return False
         news = False
@@ -281,14 +284,13 @@ class DatagramLink:
         return probes
 
     def _forget(self, now: float) -> None:
-        """Sessions that a newer one has replaced, or that nobody used."""
-        sending = self.sending
+        """Sessions that the peer has left for others, or never used."""
+        used = max((one.used_at for one in self.sessions if one.confirmed), default=now)
         gone = [
             one
             for one in self.sessions
-            if one is not sending
-            and now - one.made_at > _KEEP_OLD
-            and (not one.confirmed or (sending is not None and now - sending.made_at > _KEEP_OLD))
+            if one is not self.sending
+            and (used - one.used_at > _KEEP_REPLACED if one.confirmed else now - one.made_at > _KEEP_UNUSED)
         ]
         if gone:
             self._drop(gone)

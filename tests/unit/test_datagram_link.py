@@ -42,6 +42,19 @@ class World:
         second.add_session(agreed, other, False, self.now)
         first.add_session(offering.finish_untrusted(message), number, True, self.now)
 
+    def shake_both_at_once(self) -> None:
+        """Each offers before it has heard the other's offer; the answers take a moment."""
+        finishing = []
+        for first, second, mine, theirs in ((self.one, self.two, (A,), (B,)), (self.two, self.one, (B,), (A,))):
+            number, other = next(self._numbers), next(self._numbers)
+            offering = Offering(Terms(3, AES_256_GCM, MTU, number, mine), "i", "r")
+            message, agreed = answer_untrusted(offering.message, 3, MTU, other, theirs, AES_256_GCM, "i", "r")
+            second.add_session(agreed, other, False, self.now)
+            finishing.append((first, offering, message, number))
+        self.now += 0.01
+        for first, offering, message, number in finishing:
+            first.add_session(offering.finish_untrusted(message), number, True, self.now)
+
     def _post(self, link: DatagramLink, session: Session, target: Address, plaintext: bytes) -> None:
         source = self.speaks_from[id(link)]
         late = self.reach(source, target, len(plaintext) + 28)
@@ -101,6 +114,42 @@ def test_after_a_handshake_both_sides_find_a_way(world: World) -> None:
     assert world.one.is_live
     assert world.two.is_live
     assert 0 < world.one.rtt < 0.2
+
+
+def test_two_handshakes_at_once_leave_a_path_that_stays(world: World) -> None:
+    """The two sides then send by different sessions: each must keep what the other uses."""
+    world.run(1)
+    world.shake_both_at_once()
+    world.run(0.5)
+    assert world.one.sending is not None
+    assert world.two.sending is not None
+    assert world.one.sending.initiated
+    assert world.two.sending.initiated
+    refused = 0
+
+    def traffic() -> None:
+        nonlocal refused
+        refused += (not world.send(world.one)) + (not world.send(world.two))
+
+    for idle in (0, 15, 40, 300):
+        world.run(idle)
+        world.run(30, traffic)
+        assert (idle, refused, world.lost) == (idle, 0, 0)
+    world.run(120, lambda: world.send(world.one))  # one direction only
+    world.run(1, traffic)
+    assert (refused, world.lost) == (0, 0)
+
+
+def test_what_the_peer_does_not_use_any_more_goes(world: World) -> None:
+    world.shake_both_at_once()
+    world.run(1, lambda: (world.send(world.one), world.send(world.two)))
+    for _ in range(20):
+        world.shake()
+        world.run(0.5, lambda: (world.send(world.one), world.send(world.two)))
+    assert max(len(link.sessions) for link in (world.one, world.two)) <= 4
+    world.run(90, lambda: (world.send(world.one), world.send(world.two)))
+    assert [len(link.sessions) for link in (world.one, world.two)] == [1, 1]
+    assert world.lost == 0
 
 
 def test_a_side_that_only_the_other_can_reach_first_is_found_by_its_probes(world: World) -> None:
@@ -224,7 +273,7 @@ def test_keys_are_changed_after_two_minutes_of_use_without_a_pause(world: World)
                 world.shake(initiator=link)
 
     before = world.lost
-    world.run(3.5 * REKEY_AFTER, traffic)
+    world.run(3.8 * REKEY_AFTER, traffic)
     assert len(shaken) == 3
     assert failed == []
     assert world.lost == before
