@@ -30,6 +30,12 @@ class SetupError(EdgevpnError):
     exit_code = 4
 
 
+class NodeUselessError(EdgevpnError):
+    """The actors that a running node is for died too often: it ended, and its service manager may start it again."""
+
+    exit_code = 6
+
+
 class UntrustedDataError(EdgevpnError):
     """Bytes from a peer, a file or the network do not have the form they must have."""
 

@@ -20,7 +20,7 @@ import os
 import signal
 import threading
 from ast import literal_eval
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +110,7 @@ class ActorHandle:
         self.name = name
         self.first: Any = None  # what it gave to ctx.started
         self.result: Any = None  # what its entry returned
+        self.on_process: Callable[[], None] | None = None
         self.plain_because: str | None = None  # why it was not forked from the template; None if it was
         self._tree = tree
         self.needs, self.options = needs, options
@@ -210,6 +211,8 @@ class ActorHandle:
         """tractor's open_process for this actor."""
         with self._spawn_scope:
             self._process = await self._tree._spawn_process(self, arguments)
+            if self.on_process is not None:
+                self.on_process()
             self._tree._nursery.start_soon(self._let_go_after_death, self._process)
             return self._process
         raise _StoppedWhileStartingError
@@ -316,15 +319,18 @@ class ActorTree:
         needs: str = BASE_STAGE,
         options: ProcessOptions = _DEFAULT_OPTIONS,
         timeout: float = START_TIMEOUT,
+        on_process: Callable[[], None] | None = None,
     ) -> ActorHandle:
         """Start `entry` ("module:function", marked with `actor_entry`) as the actor `name`; return when it has started.
 
-        `kwargs` are msgpack's types. `needs` is the template's stage with the entry's imports. Raises ActorStartError
-        when it ends before, or does not start within `timeout` seconds (it is gone then). Cancelling this ends it.
+        `kwargs` are msgpack's types. `needs` is the template's stage with the entry's imports. `on_process` is called
+        when its process exists. Raises ActorStartError when it ends before, or does not start within `timeout` seconds
+        (it is gone then). Cancelling this ends it.
         """
         if self._closing.is_set():
             raise RuntimeError("the tree of actors is closing")
         handle = ActorHandle(self, name, entry, dict(kwargs or {}), needs, options)
+        handle.on_process = on_process
         self._handles.add(handle)
         self._nursery.start_soon(handle._live, name=f"actor {name}")
         try:

@@ -1,9 +1,9 @@
 """The supervisor: the root of a node's processes.
 
-It prepares what needs rights (run directory, TUN device, addresses), starts every actor of the configuration at once
-in a process of its own, starts again whatever dies (edgevpn/actors/supervision.py decides when) or hangs (pulse.py),
-hands descriptors to actors, answers the commands, and takes everything down at the end. It reads nothing that came
-from the network.
+It starts every actor of the configuration in a process of its own, each after what it requires (dependencies.py),
+starts again whatever dies (supervision.py decides when) or hangs (pulse.py), holds what can't work while another is
+given up, hands descriptors to actors, answers the commands, and takes everything down at the end. It reads nothing that
+came from the network.
 
 An actor that cannot start for a reason only a person can mend (SetupError, UsageError) ends the node at its first
 start, with that reason; later it is tried again like any other crash.
@@ -11,6 +11,7 @@ start, with that reason; later it is tried again like any other crash.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -23,7 +24,7 @@ from typing import Any
 import msgspec
 import trio
 
-from edgevpn.actors import log
+from edgevpn.actors import dependencies, log
 from edgevpn.actors.actor_tree import (
     ActorHandle,
     ActorStartError,
@@ -46,9 +47,10 @@ from edgevpn.actors.supervision import Phase, Supervision
 from edgevpn.actors.template_start import StartedTemplate
 from edgevpn.actors.users import NO_USERS, VARIABLE, Users
 from edgevpn.config import NodeConfig
-from edgevpn.errors import SetupError, UsageError
+from edgevpn.errors import NodeUselessError, SetupError, UsageError
 from edgevpn.proto.log_lines import tidy_traceback
 from edgevpn.proto.messages import (
+    ActorExit,
     Actors,
     ActorsRequest,
     ActorStatus,
@@ -76,7 +78,9 @@ class _Kept:
     name: str
     life: Supervision
     handle: ActorHandle | None = None
-    again: trio.Event = field(default_factory=trio.Event)
+    woken: trio.Event = field(default_factory=trio.Event)  # something changed for it while it rests
+    wanted: bool = False  # a person asked for its start
+    has_process: trio.Event = field(default_factory=trio.Event)  # or had one
     became_ready: trio.Event = field(default_factory=trio.Event)
     began: float = 0.0
 
@@ -123,8 +127,8 @@ class Supervisor:
             self._nursery = nursery
             await nursery.start(mailbox.serve)
             nursery.start_soon(self._signals)
-            for kept in self._kept.values():
-                nursery.start_soon(self._keep, kept)
+            for name in dependencies.start_order(self._kept):
+                nursery.start_soon(self._keep, self._kept[name])
             nursery.start_soon(self._view.follow)
             nursery.start_soon(self._view.tell_progress)
             await self._stop.wait()
@@ -141,25 +145,64 @@ class Supervisor:
     # --- keeping actors
 
     async def _keep(self, kept: _Kept) -> None:
+        for need in dependencies.required_by(kept.name, self._kept):
+            await self._kept[need].has_process.wait()
         while True:
             pause = await self._live_once(kept)
             if self._stop.is_set():
                 return
             if kept.life.phase is Phase.FAILED:
-                log.get(kept.name).error(
-                    f"died too often and is given up; `edgevpn actors restart {kept.name}` tries again",
-                    last=kept.life.last_exit,
-                )
-            if pause is not None:
-                await trio.sleep(pause)
-            elif kept.life.phase is Phase.FAILED:
-                kept.again = trio.Event()
-                await kept.again.wait()
+                self._give_up(kept)
+            await self._rest(kept, math.inf if pause is None else trio.current_time() + pause)
+
+    async def _rest(self, kept: _Kept, deadline: float) -> None:
+        """Until its next start: at the deadline, by a person's word, or when what it lacked is back."""
+        while not self._is_due(kept, deadline):
+            with trio.move_on_at(deadline if kept.life.phase is Phase.BACKING_OFF else math.inf):
+                await kept.woken.wait()
+            kept.woken = trio.Event()
+        kept.wanted = False
+
+    def _is_due(self, kept: _Kept, deadline: float) -> bool:
+        if kept.life.phase is Phase.HELD:
+            return kept.name not in self._lacking()
+        return kept.wanted or (kept.life.phase is Phase.BACKING_OFF and trio.current_time() >= deadline)
+
+    def _give_up(self, kept: _Kept) -> None:
+        """It died too often: what requires it is held, and the node ends if nothing useful is left."""
+        log.get(kept.name).error(
+            f"died too often and is given up; `edgevpn actors restart {kept.name}` tries again",
+            last=kept.life.last_exit,
+        )
+        lacking = self._lacking()
+        for name, need in lacking.items():
+            held = self._kept[name]
+            if held.life.can_be_held:
+                held.life.hold(need)
+                log.get(name).warning(f"is held: it can't work without the {need} actor")
+                held.woken.set()
+                if held.handle is not None:
+                    self._nursery.start_soon(held.handle.stop, STOP_GRACE)
+        if not dependencies.is_of_use({*lacking, *self._given_up()}, self._kept):
+            self._failure = NodeUselessError(
+                f"the {kept.name} actor died too often (last: {kept.life.last_exit}), and this node is of no use "
+                f"without it: its log tells more"
+            )
+            self._stop.set()
+
+    def _given_up(self) -> set[str]:
+        return {name for name, kept in self._kept.items() if kept.life.phase is Phase.FAILED}
+
+    def _lacking(self) -> dict[str, str]:
+        return dependencies.brought_down(self._given_up(), self._kept)
 
     async def _live_once(self, kept: _Kept) -> float | None:
         """One life of an actor: its pause before the next, None if there is none by itself."""
         kept.life.start()
         kept.began = time.monotonic()
+        for held in self._kept.values():
+            if held.life.phase is Phase.HELD:
+                held.woken.set()
         extra: dict[str, Any] = {"listen": self._listen} if kept.name == "host" else {}
         intake = self._open_intake(kept.name)
         path = socket_path(self._run_dir, kept.name)
@@ -177,6 +220,7 @@ class Supervisor:
                 },
                 needs=NEEDS[kept.name],
                 options=self._process_options(kept.name, intake, mailbox),
+                on_process=kept.has_process.set,
             )
             mailbox.close()
             if intake is not None:
@@ -185,21 +229,24 @@ class Supervisor:
             self._refuse_to_start(kept, exc.reason)
             reason = exc.reason
         else:
-            kept.life.ready(time.monotonic())
-            self._ready(kept)
-            reason = await self._see_out(kept.handle)
+            if kept.life.phase is Phase.STARTING:
+                kept.life.ready(time.monotonic())
+                self._ready(kept)
+                reason = await self._see_out(kept.handle)
+            else:  # it was to be held, or stopped, before it could be asked
+                reason = await kept.handle.stop(STOP_GRACE)
             kept.handle = None
         finally:
             mailbox.close()
             path.unlink(missing_ok=True)
             if intake is not None:
                 intake.finish()
-        if not self._stop.is_set() and kept.life.phase is not Phase.STOPPING:
+        if not self._stop.is_set() and kept.life.phase not in (Phase.STOPPING, Phase.HOLDING):
             self._tell_end(kept, reason)
         if kept.became_ready.is_set():
             kept.became_ready = trio.Event()
         self._view.not_ready(kept.name)
-        return kept.life.exited(time.monotonic(), reason.text)
+        return kept.life.exited(time.monotonic(), reason.text, time.time())
 
     def _open_intake(self, name: str) -> Intake | None:
         """Where the actor's log lines come in; None when there is no descriptor left: then they go to our stderr."""
@@ -309,18 +356,26 @@ class Supervisor:
         pid = (kept.handle.pid or 0) if kept.handle is not None else 0
         uptime = now - kept.life.ready_at if kept.life.ready_at is not None else 0.0
         life = kept.life
-        return ActorStatus(kept.name, pid, life.phase.value, life.restarts, uptime, 0, life.last_exit)
+        exits = [ActorExit(at, reason) for at, reason in life.exits]
+        return ActorStatus(
+            kept.name, pid, life.phase.value, life.restarts, uptime, 0, life.last_exit, exits=exits, lacks=life.lacks
+        )
 
     async def _restart(self, request: RestartActor) -> Body:
         kept = self._kept.get(request.name)
         if kept is None:
             names = ", ".join(self._kept)
             raise RequestError("unknown", f"there is no actor {request.name!r} to restart: there are {names}")
+        if lacks := self._lacking().get(kept.name):
+            raise RequestError(
+                "held", f"the {kept.name} actor can't work without the {lacks} actor: restart that one first"
+            )
+        kept.became_ready = trio.Event()
         if kept.handle is not None:
-            kept.became_ready = trio.Event()
             kept.life.stop()
             await kept.handle.stop(STOP_GRACE)
-        kept.again.set()
+        kept.wanted = True
+        kept.woken.set()
         with trio.move_on_after(RESTART_TIMEOUT):
             await kept.became_ready.wait()
             return Done()

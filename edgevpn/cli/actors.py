@@ -94,6 +94,8 @@ def row(status: ActorStatus, vitals: Vitals | None) -> dict[str, Any]:
         "restarts": status.restarts,
         "uptime_s": round(status.uptime_s, 3),
         "last_exit": status.last_exit,
+        "exits": [{"at": one.at, "reason": one.reason} for one in status.exits],
+        "lacks": status.lacks or None,
         "rss_bytes": status.rss_bytes,
         "pss_bytes": status.pss_bytes,
         "requests": vitals.requests if vitals else None,
@@ -128,7 +130,7 @@ def _cells(row: Row) -> tuple[object, ...]:
     return (
         row["name"],
         row["pid"] or "-",
-        row["state"],
+        f"held, lacks {row['lacks']}" if row["lacks"] else row["state"],
         row["restarts"],
         output.age(row["uptime_s"]),
         output.size(row["pss_bytes"] or row["rss_bytes"]) if row["pid"] else "-",

@@ -33,7 +33,7 @@ What the command line gives wins over the environment, that over the default. Of
 same place, the config wins. Times are seconds, or like `15s`, `5m` and `1h30m` where the default is written so.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no node answers, 4 the machine does not allow it,
-130 interrupted.
+6 a running node ended because the actors it is for died too often, 130 interrupted.
 
 Another user of the machine can see a command's arguments while it starts. Give the token in EDGEVPNTOKEN, or by
 `--config` in a file that only you can read.

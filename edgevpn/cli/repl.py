@@ -96,6 +96,7 @@ def _why_not(status: ActorStatus) -> str:
     what = {
         "backing-off": "is in back-off and is started again soon",
         "failed": f"died too often and is given up (`edgevpn actors restart {status.name}` tries again)",
+        "held": f"is held: it can't work without the {status.lacks} actor (`edgevpn actors restart {status.lacks}`)",
         "starting": "is still starting",
         "stopping": "is being stopped",
         "idle": f"is stopped (`edgevpn actors restart {status.name}` starts it)",

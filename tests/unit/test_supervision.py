@@ -89,3 +89,53 @@ def test_what_cannot_happen_is_an_error() -> None:
     life = make()
     with pytest.raises(SupervisionError, match="ready while idle"):
         life.ready(0.0)
+
+
+@pytest.mark.parametrize("before", ["starting", "ready", "backing-off", "idle"])
+def test_what_lacks_another_actor_is_held_from_any_phase_and_started_when_that_is_back(before: str) -> None:
+    life = make()
+    if before != "idle":
+        life.start()
+    if before in ("ready", "backing-off"):
+        life.ready(0.0)
+    if before == "backing-off":
+        life.exited(0.1, "killed by SIGKILL")
+    life.hold("host")
+    if before in ("starting", "ready"):
+        assert life.phase is Phase.HOLDING
+        assert life.exited(0.2, "stopped") is None
+    assert life.phase is Phase.HELD
+    assert life.lacks == "host"
+    life.start()
+    assert life.phase is Phase.STARTING
+    assert life.lacks == ""
+
+
+def test_an_actor_that_is_given_up_is_not_held_besides() -> None:
+    life = make()
+    for number in range(BUDGET):
+        life.start()
+        life.exited(number * 0.1, "exception")
+    assert life.phase is Phase.FAILED
+    assert not life.can_be_held
+
+
+def test_the_last_exits_are_kept_with_their_times() -> None:
+    life = make()
+    for number in range(20):
+        life.start()
+        life.ready(10.0 * number)
+        life.exited(10.0 * number + 5, f"reason {number}", at=1000.0 + number)
+    assert [reason for _, reason in life.exits] == [f"reason {number}" for number in range(12, 20)]
+    assert life.exits[-1] == (1019.0, "reason 19")
+
+
+def test_the_budget_is_spent_in_less_than_its_window_whatever_the_pauses_are() -> None:
+    """Else an actor that can't live would be started for ever, at the longest pause."""
+    for seed in range(50):
+        life, now = Supervision(random.Random(seed)), 0.0
+        for _ in range(BUDGET):
+            life.start()
+            pause = life.exited(now, "exception")
+            now += (pause or 0.0) + 0.5  # a slow start
+        assert life.phase is Phase.FAILED, seed

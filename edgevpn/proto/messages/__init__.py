@@ -89,6 +89,7 @@ from edgevpn.proto.messages.sealer import (
     Window as Window,
 )
 from edgevpn.proto.messages.supervisor import (
+    ActorExit as ActorExit,
     Actors as Actors,
     ActorsRequest as ActorsRequest,
     ActorStatus as ActorStatus,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, TypeAlias
 
+import msgspec
+
 from edgevpn.proto.messages.base import Message
 
 
@@ -11,9 +13,17 @@ class ActorsRequest(Message, frozen=True):
     """Answered by Actors."""
 
 
+class ActorExit(Message, frozen=True):
+    """How a life of an actor ended, and when (unix time)."""
+
+    at: float
+    reason: str
+
+
 class ActorStatus(Message, frozen=True):
     """One supervised process. Times in seconds, sizes in bytes; pid 0 when it is not running.
 
+    `exits`: its last ends, the newest last. `lacks`: while its state is "held", the actor that it requires.
     `pss_bytes`: its memory, of what it shares with others its part (proc_pid_smaps(5)); 0 where that can't be read.
     """
 
@@ -25,6 +35,8 @@ class ActorStatus(Message, frozen=True):
     rss_bytes: int
     last_exit: str
     pss_bytes: int = 0
+    exits: list[ActorExit] = msgspec.field(default_factory=list)
+    lacks: str = ""
 
 
 class Actors(Message, frozen=True):
