@@ -1,7 +1,8 @@
 """The node at a glance: what the supervisor knows of its actors' states, and the progress a person is told.
 
 It follows the host's peers, the gossip members and the routes. A node is `starting` until all its actors are ready,
-`joining` until another member is there, then `up`.
+`joining` until another member is there, then `up`; `degraded` while an actor is given up. A service manager hears it
+too (service_manager.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import trio
 from edgevpn import __version__
 from edgevpn.actors import log
 from edgevpn.actors.client import Client, apply
+from edgevpn.actors.service_manager import ServiceManager
 from edgevpn.config import NodeConfig
 from edgevpn.proto.messages import Body, HostSelf, NodeStatus, Route
 
@@ -25,34 +27,45 @@ _PATIENCE = (5.0, 30.0, 120.0, 600.0)
 class NodeView:
     """Follows the actors' states for `status` and for the progress lines."""
 
-    def __init__(self, config: NodeConfig, run_dir: Path, peer_id: str) -> None:
+    def __init__(self, config: NodeConfig, run_dir: Path, peer_id: str, manager: ServiceManager) -> None:
         self._config = config
         self._run_dir = run_dir
         self._peer_id = peer_id
+        self._manager = manager
         self._log = log.get("supervisor")
         self._not_ready = set(config.actors())
+        self._given_up: dict[str, str] = {}  # actor -> why it does not run
         self._states: dict[str, dict[str, Body]] = {"self": {}, "peers": {}, "members": {}, "routes": {}}
         self._changed = trio.Event()
         self.stopping = False
 
     def ready(self, name: str) -> None:
         self._not_ready.discard(name)
+        self._given_up.pop(name, None)
         self._wake()
 
     def not_ready(self, name: str) -> None:
         self._not_ready.add(name)
         self._wake()
 
+    def given_up(self, name: str, why: str) -> None:
+        self._given_up[name] = why
+        self._wake()
+
     @property
     def state(self) -> str:
         if self.stopping:
             return "stopping"
+        if self._given_up:
+            return "degraded"
         if self._not_ready:
             return "starting"
         return "up" if self._states["members"] else "joining"
 
     def waiting_for(self) -> str:
         """What the node waits for, and what a person can do; empty when it is up."""
+        if self._given_up:
+            return "a person: " + "; ".join(f"{name} {why}" for name, why in self._given_up.items())
         if self._not_ready:
             return "its actors: " + ", ".join(sorted(self._not_ready))
         if self._states["members"]:
@@ -117,17 +130,19 @@ class NodeView:
         while True:
             self._changed = trio.Event()
             now = time.monotonic() - began
+            members = self._states["members"]
+            self._manager.tell(STATUS=f"{self.state}, {len(members)} peers")
             if not told_ready and not self._not_ready and self._states["self"]:
                 told_ready = True
+                self._manager.tell(READY="1")
                 status = self.status(now)
                 where = f"{status.interface} has {', '.join(status.address)}; " if status.interface else ""
                 self._log.info(f"{where}this node is {self._peer_id}, ready after {now:.1f} s", listen=status.listen)
-            members = set(self._states["members"])
-            for peer in sorted(members - known):
+            for peer in sorted(set(members) - known):
                 self._log.info(f"joined by {peer}{self._addresses_of(peer)}")
-            for peer in sorted(known - members):
+            for peer in sorted(known - set(members)):
                 self._log.info(f"{peer}{self._addresses_of(peer)} left")
-            known = members
+            known = set(members)
             if members and not told_up:
                 told_up = True
                 self._log.info(f"up after {now:.1f} s")

@@ -41,6 +41,7 @@ from edgevpn.actors.mailbox import Mailbox, RequestError, bind_socket
 from edgevpn.actors.node_view import NodeView
 from edgevpn.actors.pulse import wait_until_hung
 from edgevpn.actors.secret_store import SecretStore
+from edgevpn.actors.service_manager import ServiceManager
 from edgevpn.actors.shell import MAILBOX_VARIABLE
 from edgevpn.actors.stages import CONFINEMENT, NEEDS, STAGES
 from edgevpn.actors.supervision import Phase, Supervision
@@ -107,7 +108,8 @@ class Supervisor:
         self._failure: Exception | None = None
         self._listen: list[str] = list(config.listen)
         self._kept = {name: _Kept(name, Supervision(random.Random())) for name in config.actors()}  # noqa: S311
-        self._view = NodeView(config, run_dir, peer_id)
+        self._manager = ServiceManager()
+        self._view = NodeView(config, run_dir, peer_id, self._manager)
         self._began = time.monotonic()
         own = bind_socket(socket_path(run_dir, "supervisor"), mode=self._socket_mode)
         self._mailbox = Mailbox("supervisor", run_dir, listener=own, users=users)
@@ -131,8 +133,10 @@ class Supervisor:
                 nursery.start_soon(self._keep, self._kept[name])
             nursery.start_soon(self._view.follow)
             nursery.start_soon(self._view.tell_progress)
+            nursery.start_soon(self._manager.keep_alive)
             await self._stop.wait()
             self._view.stopping = True
+            self._manager.tell(STOPPING="1", STATUS="stopping")
             with trio.CancelScope(shield=True), trio.move_on_after(STOP_GRACE + 0.5):
                 async with trio.open_nursery() as stopping:
                     for kept in self._kept.values():
@@ -174,11 +178,13 @@ class Supervisor:
             f"died too often and is given up; `edgevpn actors restart {kept.name}` tries again",
             last=kept.life.last_exit,
         )
+        self._view.given_up(kept.name, f"died too often: {kept.life.last_exit}")
         lacking = self._lacking()
         for name, need in lacking.items():
             held = self._kept[name]
             if held.life.can_be_held:
                 held.life.hold(need)
+                self._view.given_up(name, f"is held, since it can't work without {need}")
                 log.get(name).warning(f"is held: it can't work without the {need} actor")
                 held.woken.set()
                 if held.handle is not None:

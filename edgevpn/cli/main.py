@@ -41,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "logs": Command("edgevpn.cli.logs:logs", "logs [NAME]", "Show the node's log, or one actor's"),
     "ping": Command("edgevpn.cli.ask:ping", "ping PEER|IP", "Measure the way to a peer"),
+    "unit": Command("edgevpn.cli.unit:unit", "unit", "Print a systemd unit for this installation"),
     "repl": Command("edgevpn.cli.repl:repl", "repl NAME [-c CODE]", "Open a Python prompt inside a running actor"),
 }
 NOT_HERE_YET = {
@@ -175,7 +176,7 @@ def _bring_up(settings: Settings, purpose: Purpose, *, vpn: bool) -> int:
     from edgevpn.actors.template_start import start_template
 
     # First of all: the template needs a second for its imports, and nothing that we do here.
-    template = start_template(STAGES, without=SECRET_ENVIRONMENT)
+    template = start_template(STAGES, without=(*SECRET_ENVIRONMENT, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"))
     try:
         from edgevpn.cli import launch, run_dir, token
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab
-from scripts.labkit.nodes import Vpn, new_token
+from scripts.labkit.nodes import EDGEVPN, Vpn, new_token
 
 MakeLab = Callable[..., Lab]
 
@@ -58,6 +62,7 @@ def test_packets_go_on_without_a_host_and_a_person_brings_all_back(pair: tuple[V
     wear_out(one, "host")
     found = states(one)
     assert found["host"] == "failed"
+    assert one.json("status")["state"] == "degraded"
     assert (found["gossip"], found["discovery"]) == ("held", "held")
     assert (found["tun"], found["ledger"], found["sealer"]) == ("ready", "ready", "ready")
     assert traffic.ping(one.node, "10.1.0.2", 20, 0.05).received == 20
@@ -84,3 +89,55 @@ def test_a_node_whose_tun_can_not_live_ends_and_says_why(pair: tuple[Vpn, Vpn]) 
     assert "the tun actor died too often" in one.tail()
     assert "of no use" in one.tail()
     assert not [name for name in os.listdir(one.home) if name.endswith(".sock")]
+
+
+def test_a_service_manager_hears_of_a_nodes_start_life_hang_and_end(make_lab: MakeLab, tmp_path: Path) -> None:
+    lab = make_lab(1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
+        vpn = Vpn(lab.node(1), new_token(), "10.1.0.1/24", "--dht=false", env=env)
+
+        def heard(wanted: bytes) -> None:
+            while wanted not in manager.recv(4096).splitlines():
+                pass
+
+        try:
+            heard(b"READY=1")
+            assert vpn.json("status")["state"] == "joining"
+            for _ in range(4):
+                heard(b"WATCHDOG=1")
+            os.kill(vpn.process.pid, signal.SIGSTOP)
+            time.sleep(0.5)  # what was under way
+            manager.setblocking(False)
+            with suppress(BlockingIOError):
+                while manager.recv(4096):
+                    pass
+            time.sleep(1)
+            with pytest.raises(BlockingIOError):
+                manager.recv(4096)
+            manager.settimeout(10)
+            os.kill(vpn.process.pid, signal.SIGCONT)
+            heard(b"WATCHDOG=1")
+            vpn.process.send_signal(signal.SIGTERM)
+            heard(b"STOPPING=1")
+            assert vpn.process.wait(10) == 0
+        finally:
+            vpn.close()
+
+
+def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze: the Debian package systemd has it")
+    unit = tmp_path / "edgevpn@.service"
+    unit.write_text(subprocess.run([EDGEVPN, "unit"], capture_output=True, text=True, check=True).stdout)
+    instance = tmp_path / "edgevpn@edgevpn0.service"
+    instance.symlink_to(unit)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(instance)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
