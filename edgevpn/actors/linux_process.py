@@ -96,6 +96,15 @@ def age(pid: int) -> float:
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still by a signal (SIGSTOP, SIGTSTP...)."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "T"
+    except (OSError, IndexError):
+        return False
+
+
 class TitleArea:
     """The memory that ps(1) reads as our command line: as long as the arguments that we were started with."""
 

@@ -5,7 +5,8 @@ buries the template and starts a new one, at once after a good life, with growin
 
 A template that does not answer in time is killed *before* its requests are given up, and the socket is read to its end
 all the same: a child answers for itself, so whatever was forked is known, and nothing is forked later. The caller then
-starts the child the plain way (`TemplateDownError` says so).
+starts the child the plain way (`TemplateDownError` says so). One that stands still by a signal is seen by that, soon
+when nobody asks it, at once when somebody does, and killed: an actor's restart need not wait for it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import trio
 
 from edgevpn.actors.child_entry import ChildSettings
 from edgevpn.actors.child_spawn import adopt_child
+from edgevpn.actors.linux_process import is_stopped
 from edgevpn.actors.template_start import BASE_STAGE, StartedTemplate, start_template
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT = 2.0  # seconds for a template that has imported everything
 LOADING_TIMEOUT = 10.0  # seconds while it may be in a long import
+STOPPED_PERIOD = 0.7  # seconds between two looks whether it stands still; seen twice, it is killed
+STOPPED_PAUSE = 0.02  # ... when a child is wanted: whoever stopped the whole node may just be letting it go on
 DRAIN_TIMEOUT = 1.0  # seconds for the last answers after it was killed
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a new template when one died before it was of use
 _MESSAGE_SIZE = 65536
@@ -114,7 +118,10 @@ class TemplateClient:
                 else:
                     task_status.started()
                     task_status = trio.TASK_STATUS_IGNORED
-                    await self._read_to_end()
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._watch)
+                        await self._read_to_end()
+                        nursery.cancel_scope.cancel()
                     self._bury()
                 if not self._unfit:
                     self._last_trouble = self._trouble = self._trouble or "it was killed"
@@ -152,6 +159,7 @@ class TemplateClient:
         self._asked[number] = asked
         try:
             with trio.move_on_after(timeout):
+                await self._kill_if_stopped(template, STOPPED_PAUSE)
                 with contextlib.suppress(OSError, trio.ClosedResourceError):  # it died: the reader tells all who ask
                     await sock.sendmsg([json.dumps(request).encode()], passed)
                 await asked.answered.wait()
@@ -170,6 +178,19 @@ class TemplateClient:
             raise TemplateDownError(asked.error or self._trouble)
         return adopt_child(asked.pid, settings)
 
+    async def _watch(self) -> None:
+        """End a template that stands still, which nobody else would notice before an actor dies."""
+        while self._template is not None:
+            await trio.sleep(STOPPED_PERIOD)
+            await self._kill_if_stopped(self._template, STOPPED_PERIOD)
+
+    async def _kill_if_stopped(self, template: StartedTemplate, pause: float) -> None:
+        if is_stopped(template.process.pid):
+            await trio.sleep(pause)
+            if template is self._template and is_stopped(template.process.pid):
+                self._trouble = "it was stopped by a signal"
+                template.process.kill()
+
     def _take_up(self, template: StartedTemplate) -> None:
         self._template = template
         self._complete, self._failed, self._trouble = [], {}, ""
@@ -179,6 +200,8 @@ class TemplateClient:
         while self._socket is not None:
             try:
                 data = await self._socket.recv(_MESSAGE_SIZE)
+            except ConnectionResetError:
+                continue  # it died with requests unread: said once, and before what it and its children had answered
             except OSError:
                 return
             if not data:

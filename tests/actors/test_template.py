@@ -227,28 +227,35 @@ async def test_a_template_killed_during_a_request_refuses_it_and_leaves_no_child
         assert [child.pid for child in psutil.Process().children()] in ([], [client.state.pid])
 
 
-async def test_a_stopped_template_is_killed_and_what_it_still_forked_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_client, "ANSWER_TIMEOUT", 0.2)
-    async with open_client() as client:
-        await until(lambda: client.state.status == "ready")
+async def test_a_template_that_does_not_answer_is_killed_and_what_it_still_forked_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sample_gate.py").write_text("import time; time.sleep(3600)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(template_client, "LOADING_TIMEOUT", 0.2)
+    async with open_client([("slow", ["sample_gate"])]) as client:
+        await until(lambda: "base" in client.state.stages)
         first = client.state.pid
         assert first is not None
-        os.kill(first, signal.SIGSTOP)
         with pytest.raises(TemplateDownError, match="did not answer"):
             await client.spawn(ChildSettings("late", f"{CHILDREN}:sleep"))
         assert not psutil.pid_exists(first)
-        await until(lambda: client.state.status == "ready" and client.state.pid != first)
+        await until(lambda: client.state.pid not in (None, first))
         assert [child.pid for child in psutil.Process().children()] == [client.state.pid]
 
 
-async def test_a_child_that_nobody_waits_for_any_more_is_killed() -> None:
+async def test_a_child_that_nobody_waits_for_any_more_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_client, "STOPPED_PERIOD", 60)
+    monkeypatch.setattr(template_client, "is_stopped", lambda _: False)  # it only slows the template down here
     async with open_client() as client:
         await until(lambda: client.state.status == "ready")
         pid = client.state.pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
-        with trio.move_on_after(0.1):
-            await client.spawn(ChildSettings("late", f"{CHILDREN}:sleep"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.spawn, ChildSettings("late", f"{CHILDREN}:sleep"))
+            await trio.sleep(0.1)
+            nursery.cancel_scope.cancel()
         os.kill(pid, signal.SIGCONT)
         await until(lambda: client.state.forks == 1)
         assert [child.pid for child in psutil.Process().children()] == [pid]
