@@ -5,8 +5,8 @@ Trickle (RFC 6206): soon when something changed, when a peer lacks what we have,
 seldom while all say the same, up to --ledger-synchronization-interval. Our own entries (machines, healthcheck) are
 announced again whenever they are missing; the heartbeat renews their lease.
 
-A snapshot is kept in the run directory, for the next ledger actor, and in --ledger-state, for the next node. Dies:
-routes and names stay as last seen with those who watch them.
+A snapshot is kept in the run directory, for the next ledger actor, and in --ledger-state, for the next node. What is
+answered with Done is in it, so it outlives us. Dies: routes and names stay as last seen with those who watch them.
 """
 
 from __future__ import annotations
@@ -99,6 +99,9 @@ class LedgerActor:
         self._rearmed = trio.Event()
         self._speak_now = False
         self._changed = trio.Event()
+        self._changes = self._saved = 0  # how many there were; up to which they are on disk
+        self._save_now = trio.Event()
+        self._wrote = trio.Event()
         self._saving = threading.Lock()
         self._heard: dict[str, bytes] = {}
         self._conflicts: set[str] = set()
@@ -190,6 +193,7 @@ class LedgerActor:
     def _show(self) -> None:
         table = routing_table(self.state.storage, time.time(), self.state.ttl, self.state.mode)
         self._routes.replace({address: Route(route.peer_id, route.hostname) for address, route in table.items()})
+        self._changes += 1
         self._changed.set()
 
     # --- hearing
@@ -343,13 +347,25 @@ class LedgerActor:
             return
 
     async def save(self) -> None:
-        """Write a snapshot a moment after each change."""
+        """Write a snapshot a moment after each change, at once where somebody waits for it."""
         while True:
             await self._changed.wait()
-            await trio.sleep(SAVE_DELAY)
-            self._changed = trio.Event()
+            with trio.move_on_after(SAVE_DELAY):
+                await self._save_now.wait()
+            self._changed, self._save_now = trio.Event(), trio.Event()
+            changes = self._changes
             for error in await trio.to_thread.run_sync(self._write_all):
                 self._shell.warn("snapshots_not_written", path=error.filename, reason=error.strerror)
+            self._saved = changes
+            self._wrote.set()
+            self._wrote = trio.Event()
+
+    async def _kept(self) -> None:
+        """Wait until what has changed so far is on disk (or can't be written, which is told in the log)."""
+        wanted = self._changes
+        while self._saved < wanted:
+            self._save_now.set()
+            await self._wrote.wait()
 
     def save_now(self) -> None:
         """At the end: what changed since the last snapshot."""
@@ -383,12 +399,14 @@ class LedgerActor:
     async def _announce(self, request: Announce) -> Body:
         if self._write(request.bucket, request.key, request.value):
             self._note_change()
+        await self._kept()
         return Done()
 
     async def _withdraw(self, request: Withdraw) -> Body:
         if self.state.delete(request.bucket, request.key, time.time()) is None:
             raise RequestError("unknown", f"there is no {request.bucket}/{request.key} to delete")
         self._note_change()
+        await self._kept()
         return Done()
 
 

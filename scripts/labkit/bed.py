@@ -220,7 +220,7 @@ class Bed:
         over = time.monotonic()
         lost: tuple[str, ...] = ()
         try:
-            lost = self._after_a_moment(k)
+            lost = self._newly_lost(k)
         except EdgevpnError as exc:
             wrong = wrong or f"the ledger does not answer: {exc}"
         if vpn.process.poll() is not None:
@@ -248,12 +248,11 @@ class Bed:
             own.rss_bytes,
         )
 
-    def _after_a_moment(self, k: int) -> tuple[str, ...]:
-        """The entries that are missing; a ledger that has just come back may still be asking around, so once more."""
+    def _newly_lost(self, k: int) -> tuple[str, ...]:
+        """What is missing; it is told once."""
         lost = self.lost_entries(k)
-        if lost:
-            time.sleep(1.0)
-            lost = self.lost_entries(k)
+        for key in lost:
+            self._acknowledged[k - 1].pop(key, None)
         return lost
 
     def _of_use(self, k: int, actor: str) -> str:
