@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from traceback import format_exception
 
 import trio
 
 from edgevpn import identity
-from edgevpn.actors import log, run_directory, users
+from edgevpn.actors import kept_directory, log, run_directory, users
+from edgevpn.actors.child_entry import User
 from edgevpn.actors.log_store import LogStore
+from edgevpn.actors.secret_store import Descriptors
 from edgevpn.actors.stages import STAGES
 from edgevpn.actors.supervisor import supervise
 from edgevpn.actors.template_start import StartedTemplate, start_template
@@ -39,9 +42,14 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
             undo.callback(template.stop)
         run_dir = undo.enter_context(run_directory.hold(Path(config.run_dir)))
         undo.enter_context(_logged_in(run_dir))
+        actor_users = _users_for(config)
+        run_directory.open_to(run_dir, config.actors(), actor_users)
         key = identity.load_or_create(Path(config.privkey_cache_dir) if config.privkey_cache else None)
-        descriptors = {"token": token_fd, "identity": sealed_memfd("edgevpn-identity", key.seed)}
-        undo.callback(os.close, descriptors["identity"])
+        descriptors: Descriptors = {"token": token_fd}
+        descriptors["identity"] = identity_fd = sealed_memfd("edgevpn-identity", key.seed)
+        undo.callback(os.close, identity_fd)
+        if config.ledger_state:
+            descriptors["ledger-state"] = _ledger_directory(Path(config.ledger_state), actor_users.user("ledger"))
         if config.vpn:
             tun = device.open_device(config.interface)
             undo.callback(tun.close)
@@ -52,12 +60,6 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
                     descriptors["udp6" if family == socket.AF_INET6 else "udp4"] = sock.fileno()
             if config.bootstrap_iface:
                 netlink.configure(config.interface, config.addresses, config.mtu)
-        actor_users = _users_for(config)
-        run_directory.open_to(run_dir, config.actors(), actor_users)
-        if config.ledger_state and (user := actor_users.user("ledger")):
-            Path(config.ledger_state).mkdir(mode=0o700, parents=True, exist_ok=True)
-            for path in (Path(config.ledger_state), *Path(config.ledger_state).glob("ledger.snapshot*")):
-                os.chown(path, user.uid, user.gid)
         trio.run(supervise, config, descriptors, key.peer_id, template, actor_users)
     return 0
 
@@ -70,6 +72,16 @@ def _users_for(config: NodeConfig) -> Users:
     if drawn is None:
         log.get("supervisor").warning("this container has few users: all actors run as nobody (65534)")
     return drawn or users.nobody(config.actors())
+
+
+def _ledger_directory(path: Path, user: User | None) -> int | Callable[[], int]:
+    """The directory of --ledger-state, or, while its disk is full or read-only, what opens it later."""
+    owner = (user.uid, user.gid) if user is not None else None
+    again = partial(kept_directory.open_kept, path, "edgevpn-ledger", "--ledger-state", owner=owner)
+    try:
+        return again(patience=2.0)
+    except OSError:
+        return again
 
 
 @contextmanager

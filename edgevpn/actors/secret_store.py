@@ -1,16 +1,20 @@
-"""What the supervisor holds for its actors as descriptors: token, identity key, TUN device, UDP sockets.
+"""What the supervisor holds for its actors as descriptors: token, identity key, TUN device, UDP sockets, a directory.
 
 Secrets are in sealed memfds (memfd_create(2)): no file, no path, and not in the supervisor's own memory. An actor
 asks with the ticket of its own start; which actor may have what is the table below. Tickets die with the start they
-were made for.
+were made for. What could not be opened at the start is tried again when an actor asks for it.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 from edgevpn.actors.mailbox import RequestError
+from edgevpn.errors import EdgevpnError
 from edgevpn.proto.messages import Body, Done, Grant
+
+Descriptors = dict[str, int | Callable[[], int]]
 
 MAY_HAVE: dict[str, frozenset[str]] = {
     "token": frozenset({"sealer"}),
@@ -18,13 +22,15 @@ MAY_HAVE: dict[str, frozenset[str]] = {
     "tun": frozenset({"tun"}),
     "udp4": frozenset({"tun"}),
     "udp6": frozenset({"tun"}),
+    "ledger-state": frozenset({"ledger"}),
 }
 
 
 class SecretStore:
     """Descriptors by name, and the tickets that open them."""
 
-    def __init__(self, descriptors: dict[str, int]) -> None:
+    def __init__(self, descriptors: Descriptors) -> None:
+        """A function instead of a descriptor opens it; it raises OSError while it can't."""
         self._descriptors = descriptors
         self._tickets: dict[str, str] = {}
 
@@ -46,4 +52,13 @@ class SecretStore:
             raise RequestError("refused", f"no {request.what} for that ticket")
         if request.what not in self._descriptors:
             raise RequestError("absent", f"this node has no {request.what}")
-        return Done(), [self._descriptors[request.what]]
+        return Done(), [self._open(request.what)]
+
+    def _open(self, what: str) -> int:
+        held = self._descriptors[what]
+        if callable(held):
+            try:
+                held = self._descriptors[what] = held()
+            except (OSError, EdgevpnError) as exc:
+                raise RequestError("failed", getattr(exc, "strerror", None) or str(exc)) from exc
+        return held

@@ -40,7 +40,7 @@ from edgevpn.actors.log_intake import Intake
 from edgevpn.actors.mailbox import Mailbox, RequestError, bind_socket
 from edgevpn.actors.node_view import NodeView
 from edgevpn.actors.pulse import wait_until_hung
-from edgevpn.actors.secret_store import SecretStore
+from edgevpn.actors.secret_store import Descriptors, SecretStore
 from edgevpn.actors.service_manager import ServiceManager
 from edgevpn.actors.shell import MAILBOX_VARIABLE
 from edgevpn.actors.stages import CONFINEMENT, NEEDS, STAGES
@@ -396,7 +396,7 @@ class Supervisor:
 
 async def supervise(
     config: NodeConfig,
-    descriptors: dict[str, int],
+    descriptors: Descriptors,
     peer_id: str,
     template: StartedTemplate | None,
     users: Users = NO_USERS,
