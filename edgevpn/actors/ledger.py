@@ -5,19 +5,15 @@ Trickle (RFC 6206): soon when something changed, when a peer lacks what we have,
 seldom while all say the same, up to --ledger-synchronization-interval. Our own entries (machines, healthcheck) are
 announced again whenever they are missing; the heartbeat renews their lease.
 
-A snapshot is kept in the run directory, for the next ledger actor, and in --ledger-state, for the next node. What is
-answered with Done is in it, so it outlives us. Dies: routes and names stay as last seen with those who watch them.
+What is kept on disk is in ledger_store.py. Dies: routes and names stay as last seen with those who watch them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import random
-import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -25,14 +21,15 @@ import trio
 from edgevpn import __version__
 from edgevpn.actors.actor_entry import actor_entry
 from edgevpn.actors.client import ActorUnavailableError, RefusedError, apply
+from edgevpn.actors.ledger_store import LedgerStore
 from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
-from edgevpn.errors import SetupError, UntrustedDataError
+from edgevpn.errors import UntrustedDataError
 from edgevpn.ledger.leader import available_peers, leader_of
 from edgevpn.ledger.merge import MergeResult, Violation
 from edgevpn.ledger.policy import Mode
 from edgevpn.ledger.routes import routing_table
-from edgevpn.ledger.state import LedgerState, WriteRefusedError, read_snapshot_untrusted, write_snapshot
+from edgevpn.ledger.state import LedgerState, WriteRefusedError
 from edgevpn.ledger.trickle import Trickle
 from edgevpn.proto.block import Block, read_block_untrusted, write_block
 from edgevpn.proto.gossip_message import compress, decompress_untrusted
@@ -59,7 +56,6 @@ from edgevpn.proto.values import HEALTHCHECK, MACHINES, Machine, write_heartbeat
 
 FIRST_INTERVAL = 0.25  # Trickle's smallest interval
 REDUNDANCY = 2  # who heard so many say the same in an interval keeps quiet
-SAVE_DELAY = 0.3
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
 _MAX_REMEMBERED = 256
 
@@ -69,7 +65,7 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
     async with open_shell(ctx, name, run_dir, config, ticket) as (shell, nursery):
         key = PrivateKey(await shell.grant("identity"))
         actor = LedgerActor(shell, key)
-        actor.load()
+        await actor.load()
         actor.announce_ours()
         await shell.ready()
         nursery.start_soon(actor.receive)
@@ -77,11 +73,11 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         nursery.start_soon(actor.speak)
         nursery.start_soon(actor.keep_alive)
         nursery.start_soon(actor.keep_announced)
-        nursery.start_soon(actor.save)
+        nursery.start_soon(actor.store.run)
         try:
             await trio.sleep_forever()
         finally:
-            actor.save_now()
+            actor.store.save_now()
 
 
 class LedgerActor:
@@ -98,11 +94,7 @@ class LedgerActor:
         self._trickle = Trickle(FIRST_INTERVAL, longest, REDUNDANCY, self._chance, trio.current_time())
         self._rearmed = trio.Event()
         self._speak_now = False
-        self._changed = trio.Event()
-        self._changes = self._saved = 0  # how many there were; up to which they are on disk
-        self._save_now = trio.Event()
-        self._wrote = trio.Event()
-        self._saving = threading.Lock()
+        self.store = LedgerStore(shell, lambda: self.state.block)
         self._heard: dict[str, bytes] = {}
         self._conflicts: set[str] = set()
         self._scrubbed = time.time()
@@ -115,6 +107,14 @@ class LedgerActor:
             "entries": lambda: sum(map(len, self.state.storage.values())),
             "index": lambda: self.state.index,
         }
+
+    async def load(self) -> None:
+        """Go on from what was kept."""
+        ttl = None if self.state.mode is Mode.OFF else self.state.ttl
+        kept = await self.store.load(time.time(), ttl, self._key.peer_id)
+        if kept is not None:
+            self.state.restore(kept)
+            self._show()
 
     # --- ours
 
@@ -193,8 +193,7 @@ class LedgerActor:
     def _show(self) -> None:
         table = routing_table(self.state.storage, time.time(), self.state.ttl, self.state.mode)
         self._routes.replace({address: Route(route.peer_id, route.hostname) for address, route in table.items()})
-        self._changes += 1
-        self._changed.set()
+        self.store.note_change()
 
     # --- hearing
 
@@ -308,83 +307,6 @@ class LedgerActor:
         else:
             self._shell.count("blocks_published")
 
-    # --- disk
-
-    def _paths(self) -> list[Path]:
-        paths = [self._shell.state_dir / "ledger.snapshot"]
-        if self._config.ledger_state:
-            paths.append(Path(self._config.ledger_state) / "ledger.snapshot")
-        return paths
-
-    def load(self) -> None:
-        """From the newest place that has a snapshot. Raises SetupError when --ledger-state can't be used."""
-        if self._config.ledger_state:
-            directory = Path(self._config.ledger_state)
-            try:
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                probe = directory / ".writable"
-                probe.touch()
-                probe.unlink()
-            except OSError as exc:
-                raise SetupError(
-                    f"can't write the ledger to {directory} ({exc.strerror}): choose another --ledger-state"
-                ) from exc
-        for path in self._paths():
-            try:
-                data = path.read_bytes()
-            except FileNotFoundError:
-                continue
-            except OSError as exc:
-                raise SetupError(f"can't read the ledger {path}: {exc.strerror}") from exc
-            try:
-                self.state.restore(read_snapshot_untrusted(data))
-            except UntrustedDataError as exc:
-                aside = path.with_name(f"{path.name}.set-aside-{int(time.time())}")
-                path.rename(aside)
-                self._shell.log.warning(f"the ledger {path} is not used, {exc}: it is kept as {aside.name}")
-                continue
-            self._show()
-            return
-
-    async def save(self) -> None:
-        """Write a snapshot a moment after each change, at once where somebody waits for it."""
-        while True:
-            await self._changed.wait()
-            with trio.move_on_after(SAVE_DELAY):
-                await self._save_now.wait()
-            self._changed, self._save_now = trio.Event(), trio.Event()
-            changes = self._changes
-            for error in await trio.to_thread.run_sync(self._write_all):
-                self._shell.warn("snapshots_not_written", path=error.filename, reason=error.strerror)
-            self._saved = changes
-            self._wrote.set()
-            self._wrote = trio.Event()
-
-    async def _kept(self) -> None:
-        """Wait until what has changed so far is on disk (or can't be written, which is told in the log)."""
-        wanted = self._changes
-        while self._saved < wanted:
-            self._save_now.set()
-            await self._wrote.wait()
-
-    def save_now(self) -> None:
-        """At the end: what changed since the last snapshot."""
-        if self._changed.is_set():
-            self._write_all()
-
-    def _write_all(self) -> list[OSError]:
-        """A snapshot to all places, one after the other; what could not be written."""
-        errors = []
-        with self._saving:
-            data = write_snapshot(self.state.block)
-            for path in self._paths():
-                try:
-                    _replace(path, data, durable=path.parent != self._shell.run_dir)
-                except OSError as exc:
-                    exc.filename = str(path)
-                    errors.append(exc)
-        return errors
-
     # --- requests
 
     async def _entries(self, request: LedgerRequest) -> Body:
@@ -399,14 +321,14 @@ class LedgerActor:
     async def _announce(self, request: Announce) -> Body:
         if self._write(request.bucket, request.key, request.value):
             self._note_change()
-        await self._kept()
+            await self.store.settled()
         return Done()
 
     async def _withdraw(self, request: Withdraw) -> Body:
         if self.state.delete(request.bucket, request.key, time.time()) is None:
             raise RequestError("unknown", f"there is no {request.bucket}/{request.key} to delete")
         self._note_change()
-        await self._kept()
+        await self.store.settled()
         return Done()
 
 
@@ -424,21 +346,3 @@ def _mark(block: Block, index: int) -> bytes:
 
 def _write(state: LedgerState) -> bytes:
     return compress(write_block(state.block))
-
-
-def _replace(path: Path, data: bytes, durable: bool) -> None:
-    """Write by atomic rename; `durable`: on the disk before it counts (fsync(2))."""
-    temporary = path.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    temporary.replace(path)
-    if durable:
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

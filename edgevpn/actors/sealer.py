@@ -18,7 +18,7 @@ from edgevpn.actors.actor_entry import actor_entry
 from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.errors import UntrustedDataError
-from edgevpn.proto import gossip_message, network_config, rendezvous
+from edgevpn.proto import gossip_message, network_config, network_tag, rendezvous
 from edgevpn.proto.messages import Body, NetworkFacts, Open, Opened, Seal, Sealed, Window
 
 _KEYS = ("current", "previous", "next")  # the order in which they are tried
@@ -55,7 +55,12 @@ class SealerActor:
         now = time.time()
         self._windows = found = rendezvous.windows(self._network, now)
         named = {"previous": found.previous, "current": found.current, "next": found.next}
-        facts = NetworkFacts(rendezvous.mdns_service(self._network), self._network.max_message_size)
+        facts = NetworkFacts(
+            rendezvous.mdns_service(self._network),
+            self._network.max_message_size,
+            network_tag.ledger_tag(self._network),
+            network_tag.lease_name(self._network),
+        )
         self._state.replace({key: _window(names) for key, names in named.items()} | {"network": facts})
         return min(found.current.topic_end, found.current.rendezvous_end)
 

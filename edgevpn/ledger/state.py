@@ -1,31 +1,26 @@
-"""The ledger of one node: what it holds, how it writes, what it keeps on disk.
+"""The ledger of one node: what it holds, and how it writes.
 
 Storages are never changed in place, so whoever took `storage` or `block` keeps a consistent view. Under `enforce` a
 write that our own rules would refuse from others is refused here: peers would drop it, and we would differ for ever.
 A write's version is max(previous + 1, now in ns), so a node that lost its state still outdoes what others kept of it.
 
 The block's hash costs a pass over all entries and is needed only to publish: it is made when `block` is asked for.
-A snapshot on disk is
-
-    "edgevpn ledger 1" LF | u64be length | SHA-256 of the JSON | JSON of the block
+How a block is kept on disk is in snapshot.py.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from edgevpn.errors import EdgevpnError, UntrustedDataError
+from edgevpn.errors import EdgevpnError
 from edgevpn.ledger import merge as rules, reap as cleaning
 from edgevpn.ledger.leases import Leases
 from edgevpn.ledger.merge import MergeResult, Place
 from edgevpn.ledger.policy import DEFAULT_TTL, Mode, policy_of
 from edgevpn.ledger.reap import ReapResult
 from edgevpn.proto.block import (
-    MAX_BLOCK_SIZE,
     MAX_ENTRIES,
     MAX_INDEX,
     MAX_NAME,
@@ -35,16 +30,10 @@ from edgevpn.proto.block import (
     checksum,
     count_entries,
     first_block,
-    read_block_untrusted,
     timestamp_text,
-    write_block,
 )
 from edgevpn.proto.entry import MAX_VERSION, Entry, same_entry, sign_entry
 from edgevpn.proto.peer_key import PrivateKey
-
-_MAGIC: Final = b"edgevpn ledger 1\n"
-_FAMILY: Final = b"edgevpn ledger "
-_HEAD: Final = struct.Struct(">Q32s")
 
 
 class WriteRefusedError(EdgevpnError):
@@ -245,38 +234,3 @@ class LedgerState:
         Its index is 0, so that a node without ownership, to which blocks are all or nothing, passes it by.
         """
         return Block(0, timestamp_text(now), rules.with_entries({}, entries), "", "")
-
-
-def write_snapshot(block: Block) -> bytes:
-    """A file's content that read_snapshot_untrusted takes."""
-    content = write_block(block)
-    return _MAGIC + _HEAD.pack(len(content), hashlib.sha256(content).digest()) + content
-
-
-def read_snapshot_untrusted(data: bytes, *, max_size: int = MAX_BLOCK_SIZE, max_entries: int = MAX_ENTRIES) -> Block:
-    """The block of a snapshot. Raises UntrustedDataError, whose text tells what is wrong with the file.
-
-    `max_size`: bytes of the block's JSON; read one byte more than the head and that, and no more.
-    """
-    if not data:
-        raise UntrustedDataError("the ledger's snapshot is empty")
-    if not data.startswith(_MAGIC):
-        if _MAGIC.startswith(data):
-            raise UntrustedDataError("the ledger's snapshot is cut short")
-        if data.startswith(_FAMILY):
-            raise UntrustedDataError("the ledger's snapshot is of another version of the format")
-        raise UntrustedDataError("the file is not a ledger's snapshot")
-    start = len(_MAGIC) + _HEAD.size
-    if len(data) < start:
-        raise UntrustedDataError("the ledger's snapshot is cut short")
-    size, digest = _HEAD.unpack_from(data, len(_MAGIC))
-    if size > max_size:
-        raise UntrustedDataError(f"the ledger's snapshot is larger than {max_size} bytes")
-    content = data[start:]
-    if len(content) < size:
-        raise UntrustedDataError("the ledger's snapshot is cut short")
-    if len(content) > size:
-        raise UntrustedDataError("the ledger's snapshot has something behind its end")
-    if hashlib.sha256(content).digest() != digest:
-        raise UntrustedDataError("the ledger's snapshot is damaged: its checksum is wrong")
-    return read_block_untrusted(content, max_size=max_size, max_entries=max_entries)

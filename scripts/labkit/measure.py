@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from scripts.labkit import traffic
+from scripts.labkit.disk import measure_disk
 from scripts.labkit.idle import measure_idle
 from scripts.labkit.namespaces import Lab, LabError, Node
 from scripts.labkit.nodes import Vpn, environment, new_token
@@ -194,6 +195,7 @@ WHAT: dict[str, Callable[[int, Callable[[str], None]], dict[str, Any] | None]] =
     "five": measure_five,
     "kills": measure_kills,
     "idle": measure_idle,
+    "disk": measure_disk,
     "go": measure_go,
 }
 

@@ -1,19 +1,13 @@
-"""The ledger of one node: writing, merging, keeping on disk."""
-
-import contextlib
-import hashlib
+"""The ledger of one node: writing and merging."""
 
 import pytest
-from hypothesis import given, strategies as st
 
-from edgevpn.errors import UntrustedDataError
 from edgevpn.ledger.merge import TOO_FAR_AHEAD, Place
 from edgevpn.ledger.policy import Mode
-from edgevpn.ledger.state import LedgerState, WriteRefusedError, read_snapshot_untrusted, write_snapshot
+from edgevpn.ledger.state import LedgerState, WriteRefusedError
 from edgevpn.proto.block import MAX_INDEX, MAX_VALUE, Block, checksum, read_block_untrusted, write_block
 from edgevpn.proto.entry import MAX_VERSION, Entry, verify_entry
 from tests.unit.ledger_samples import ALICE, BOB, NOW, TTL, heartbeats, machine, machine_value, tombstone
-from tests.unit.test_block import BLOCKS
 
 NS = 10**9
 
@@ -191,65 +185,3 @@ def test_a_node_that_lost_its_ledger_outdoes_what_others_kept_of_it():
 
 def test_no_secret_is_in_a_dump_of_the_state():
     assert ALICE.seed.hex() not in repr(vars(ledger()))
-
-
-# --- snapshots
-
-
-@given(BLOCKS)
-def test_a_snapshot_gives_the_block_back(block):
-    assert write_block(read_snapshot_untrusted(write_snapshot(block))) == write_block(block)
-
-
-def test_a_restored_ledger_goes_on():
-    state = ledger()
-    state.announce("custom", "k", "v", NOW)
-    other = ledger()
-    other.restore(read_snapshot_untrusted(write_snapshot(state.block)))
-    assert other.block == state.block
-    assert other.announce("custom", "k", "v", NOW) is None
-
-
-SNAPSHOT = write_snapshot(Block(3, "t", {"custom": {"k": Entry("v")}}, "h", "p"))
-
-
-@pytest.mark.parametrize(
-    ("data", "why"),
-    [
-        (b"", "empty"),
-        (SNAPSHOT[:5], "cut short"),
-        (SNAPSHOT[:30], "cut short"),
-        (SNAPSHOT[:-1], "cut short"),
-        (SNAPSHOT + b"x", "behind its end"),
-        (SNAPSHOT[:-1] + b"x", "checksum"),
-        (b"edgevpn ledger 9\n" + SNAPSHOT[17:], "another version"),
-        (b"\x7fELF", "not a ledger's snapshot"),
-        (b"\0" * len(SNAPSHOT), "not a ledger's snapshot"),
-        (SNAPSHOT[:17] + b"\xff" * 8 + SNAPSHOT[25:], "larger than"),
-        (SNAPSHOT[:17] + (2).to_bytes(8, "big") + hashlib.sha256(b"[]").digest() + b"[]", "not a JSON object"),
-    ],
-)
-def test_each_way_in_which_a_snapshot_is_bad_has_its_text(data, why):
-    with pytest.raises(UntrustedDataError, match=why):
-        read_snapshot_untrusted(data)
-
-
-@given(st.integers(0, len(SNAPSHOT) - 1))
-def test_every_torn_snapshot_is_noticed(size):
-    with pytest.raises(UntrustedDataError, match=r"cut short|empty"):
-        read_snapshot_untrusted(SNAPSHOT[:size])
-
-
-@given(st.integers(0, len(SNAPSHOT) - 1), st.integers(1, 255))
-def test_every_flipped_byte_is_noticed(at, flip):
-    damaged = bytearray(SNAPSHOT)
-    damaged[at] ^= flip
-    with pytest.raises(UntrustedDataError):
-        read_snapshot_untrusted(bytes(damaged))
-
-
-@given(st.binary())
-def test_any_file_is_a_snapshot_or_refused(data):
-    for content in (data, SNAPSHOT[:17] + data):
-        with contextlib.suppress(UntrustedDataError):
-            read_snapshot_untrusted(content)

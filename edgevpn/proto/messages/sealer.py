@@ -24,10 +24,15 @@ class Window(Message, frozen=True):
 
 
 class NetworkFacts(Message, frozen=True):
-    """Value of the state "windows" at "network": what does not rotate."""
+    """Value of the state "windows" at "network": what does not rotate.
+
+    `ledger_tag`, `lease_name`: the network's names on disk (edgevpn/proto/network_tag.py).
+    """
 
     mdns: str
     max_message_size: int
+    ledger_tag: bytes = b""
+    lease_name: str = ""
 
 
 class Seal(Message, frozen=True):
