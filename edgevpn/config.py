@@ -176,6 +176,9 @@ class NodeConfig:
     bootstrap_iface: bool = True  # give the interface its addresses, MTU and routes
     router: str = ""  # VPN address that gets packets to unknown destinations; "" for none
 
+    dhcp: bool = False  # get an address of each network in `addresses` from the network
+    lease_dir: str = ""  # directory that remembers them
+
     path: str = "auto"  # how packets go to peers of ours: auto, datagram, stream
     datagram_port: int = 0  # UDP; 0: any free one
 
@@ -255,6 +258,10 @@ class NodeConfig:
             seen.add(ip)
             if ":" in ip and self.mtu < MIN_MTU_IPV6:
                 raise UsageError(f"--mtu {self.mtu} is too small for {address}: IPv6 needs {MIN_MTU_IPV6}")
+        if self.dhcp and not (self.addresses and self.lease_dir):
+            raise UsageError("--dhcp needs the network to take an address of: give one like --address 10.1.0.1/24")
+        if self.dhcp and self.static_peers:
+            raise UsageError("--dhcp and --static-peertable exclude each other: give the node its --address")
         if self.router:
             parse_ip(self.router)
         if self.path not in PATHS:

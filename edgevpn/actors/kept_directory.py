@@ -72,6 +72,7 @@ class KeptFiles:
     """Files of a directory by its descriptor. Everything raises OSError, with the file's name in it."""
 
     def __init__(self, descriptor: int) -> None:
+        """The descriptor stays the caller's."""
         self._directory = descriptor
 
     def read(self, name: str, most: int) -> bytes | None:

@@ -59,7 +59,7 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
                     undo.callback(sock.close)
                     descriptors["udp6" if family == socket.AF_INET6 else "udp4"] = sock.fileno()
             if config.bootstrap_iface:
-                netlink.configure(config.interface, config.addresses, config.mtu)
+                netlink.configure(config.interface, () if config.dhcp else config.addresses, config.mtu)
         trio.run(supervise, config, descriptors, key.peer_id, template, actor_users)
     return 0
 

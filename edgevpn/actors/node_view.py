@@ -18,7 +18,7 @@ from edgevpn.actors import log
 from edgevpn.actors.client import Client, apply
 from edgevpn.actors.service_manager import ServiceManager
 from edgevpn.config import NodeConfig
-from edgevpn.proto.messages import Body, HostSelf, NodeStatus, Route
+from edgevpn.proto.messages import Body, DhcpState, HostSelf, NodeStatus, Route
 
 # When a person who waits is told so again, seconds after the start.
 _PATIENCE = (5.0, 30.0, 120.0, 600.0)
@@ -35,7 +35,13 @@ class NodeView:
         self._log = log.get("supervisor")
         self._not_ready = set(config.actors())
         self._given_up: dict[str, str] = {}  # actor -> why it does not run
-        self._states: dict[str, dict[str, Body]] = {"self": {}, "peers": {}, "members": {}, "routes": {}}
+        self._states: dict[str, dict[str, Body]] = {
+            "self": {},
+            "peers": {},
+            "members": {},
+            "routes": {},
+            "dhcp": {},
+        }
         self._changed = trio.Event()
         self.stopping = False
 
@@ -60,7 +66,19 @@ class NodeView:
             return "degraded"
         if self._not_ready:
             return "starting"
-        return "up" if self._states["members"] else "joining"
+        return "up" if self._states["members"] and not self._waiting_for_address else "joining"
+
+    @property
+    def _waiting_for_address(self) -> str:
+        dhcp = self._states["dhcp"].get("dhcp")
+        return dhcp.waiting if isinstance(dhcp, DhcpState) else ""
+
+    @property
+    def _addresses(self) -> list[str]:
+        if not self._config.dhcp:
+            return list(self._config.addresses) if self._config.vpn else []
+        dhcp = self._states["dhcp"].get("dhcp")
+        return dhcp.addresses if isinstance(dhcp, DhcpState) else []
 
     def waiting_for(self) -> str:
         """What the node waits for, and what a person can do; empty when it is up."""
@@ -68,6 +86,8 @@ class NodeView:
             return "a person: " + "; ".join(f"{name} {why}" for name, why in self._given_up.items())
         if self._not_ready:
             return "its actors: " + ", ".join(sorted(self._not_ready))
+        if self._waiting_for_address:
+            return self._waiting_for_address
         if self._states["members"]:
             return ""
         if self._states["peers"]:
@@ -97,7 +117,7 @@ class NodeView:
             peer_id=self._peer_id,
             state=self.state,
             interface=self._config.interface if self._config.vpn else "",
-            address=list(self._config.addresses) if self._config.vpn else [],
+            address=self._addresses,
             listen=[f"{a}/p2p/{self._peer_id}" for a in me.listen] if isinstance(me, HostSelf) else [],
             peers=sorted(self._states["members"]),
             uptime_s=uptime_s,
@@ -107,7 +127,10 @@ class NodeView:
 
     async def follow(self) -> None:
         async with trio.open_nursery() as nursery:
-            for actor, topic in (("host", "self"), ("host", "peers"), ("gossip", "members"), ("ledger", "routes")):
+            topics = [("host", "self"), ("host", "peers"), ("gossip", "members"), ("ledger", "routes")]
+            if self._config.dhcp:
+                topics.append(("ledger", "dhcp"))
+            for actor, topic in topics:
                 if actor in self._config.actors():
                     nursery.start_soon(self._follow_state, actor, topic)
 
@@ -136,14 +159,15 @@ class NodeView:
                 told_ready = True
                 self._manager.tell(READY="1")
                 status = self.status(now)
-                where = f"{status.interface} has {', '.join(status.address)}; " if status.interface else ""
+                has = ", ".join(status.address) or "no address yet"
+                where = f"{status.interface} has {has}; " if status.interface else ""
                 self._log.info(f"{where}this node is {self._peer_id}, ready after {now:.1f} s", listen=status.listen)
             for peer in sorted(set(members) - known):
                 self._log.info(f"joined by {peer}{self._addresses_of(peer)}")
             for peer in sorted(known - set(members)):
                 self._log.info(f"{peer}{self._addresses_of(peer)} left")
             known = set(members)
-            if members and not told_up:
+            if members and not told_up and not self._waiting_for_address:
                 told_up = True
                 self._log.info(f"up after {now:.1f} s")
             if now >= next_word:

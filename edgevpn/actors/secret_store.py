@@ -45,6 +45,10 @@ class SecretStore:
         for ticket in [ticket for ticket, holder in self._tickets.items() if holder == actor]:
             del self._tickets[ticket]
 
+    def holder(self, ticket: str) -> str | None:
+        """The actor whose start a ticket was made for."""
+        return self._tickets.get(ticket)
+
     def grant(self, request: Grant) -> tuple[Body, list[int]]:
         """Answer a Grant. Raises RequestError when the ticket does not open that."""
         actor = self._tickets.get(request.ticket)

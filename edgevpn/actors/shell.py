@@ -93,6 +93,11 @@ class Shell:
         if held is not None:
             self.log.warning(event.replace("_", " "), **facts, **({"unsaid_before": held} if held else {}))
 
+    @property
+    def ticket(self) -> str:
+        """What the supervisor knows this start of the actor by. A secret."""
+        return self._ticket
+
     async def grant(self, what: str) -> bytes:
         """The content of a secret memfd ("token", "identity") that the supervisor holds for this actor."""
         descriptor = await self.grant_descriptor(what)

@@ -39,6 +39,7 @@ from edgevpn.actors.linux_process import age, memory
 from edgevpn.actors.log_intake import Intake
 from edgevpn.actors.mailbox import Mailbox, RequestError, bind_socket
 from edgevpn.actors.node_view import NodeView
+from edgevpn.actors.own_addresses import OwnAddresses
 from edgevpn.actors.pulse import wait_until_hung
 from edgevpn.actors.secret_store import Descriptors, SecretStore
 from edgevpn.actors.service_manager import ServiceManager
@@ -60,7 +61,9 @@ from edgevpn.proto.messages import (
     Grant,
     Heartbeat,
     NodeStatus,
+    ReadLease,
     RestartActor,
+    SetAddresses,
     StatusRequest,
     Stop,
     VitalsRequest,
@@ -110,6 +113,7 @@ class Supervisor:
         self._kept = {name: _Kept(name, Supervision(random.Random())) for name in config.actors()}  # noqa: S311
         self._manager = ServiceManager()
         self._view = NodeView(config, run_dir, peer_id, self._manager)
+        self._addresses = OwnAddresses(config, store)
         self._began = time.monotonic()
         own = bind_socket(socket_path(run_dir, "supervisor"), mode=self._socket_mode)
         self._mailbox = Mailbox("supervisor", run_dir, listener=own, users=users)
@@ -124,6 +128,8 @@ class Supervisor:
         mailbox.on_request(RestartActor, self._restart, only=())
         mailbox.on_request(StatusRequest, self._status)
         mailbox.on_request(Stop, self._stop_request, only=())
+        mailbox.on_request(ReadLease, self._addresses.read_lease, only={"ledger"})
+        mailbox.on_request(SetAddresses, self._addresses.set, only={"ledger"})
         mailbox.on_descriptors(Grant, self._store.grant)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery

@@ -62,6 +62,11 @@ def node_config(
     ):
         if values[name] <= 0:
             raise UsageError(f"{given[name]} must be more than 0 seconds")
+    dhcp = vpn and values["dhcp"]
+    lease_dir = os.path.abspath(_expanded(values["lease-dir"])) if dhcp else ""
+    privkey_cache, privkey_cache_dir = values["privkey-cache"], os.path.abspath(_expanded(values["privkey-cache-dir"]))
+    if dhcp and not privkey_cache:  # the ledger gives an address to a key: who keeps one keeps the other
+        privkey_cache, privkey_cache_dir = True, os.path.join(lease_dir, f"{values['interface']}.key")
     config = NodeConfig(
         run_dir=run_dir,
         vpn=vpn,
@@ -70,6 +75,8 @@ def node_config(
         mtu=mtu,
         bootstrap_iface=values["bootstrap-iface"],
         router=parse_ip(values["router"]) if vpn and values["router"] else "",
+        dhcp=dhcp,
+        lease_dir=lease_dir,
         path=values["path"].strip().lower() if vpn else "auto",
         datagram_port=values["datagram-port"] if vpn else 0,
         listen=_listen(settings, notes),
@@ -88,8 +95,8 @@ def node_config(
         heartbeat_interval=float(values["aliveness-healthcheck-interval"]),
         scrub_interval=float(values["aliveness-healthcheck-scrub-interval"]),
         max_heartbeat_age=float(values["aliveness-healthcheck-max-interval"]),
-        privkey_cache=values["privkey-cache"],
-        privkey_cache_dir=os.path.abspath(_expanded(values["privkey-cache-dir"])),
+        privkey_cache=privkey_cache,
+        privkey_cache_dir=privkey_cache_dir,
         log_level=values["log-level"].lower(),
         libp2p_log_level=values["libp2p-log-level"].lower(),
         debug=values["debug"],

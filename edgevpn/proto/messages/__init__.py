@@ -18,11 +18,12 @@ way (same VERSION, else it ends), then the client says what it is, once:
 Who answers what:
 
   every actor   Heartbeat, StatsRequest, VitalsRequest (the supervisor too); pipes OpenRepl, Heartbeat
-  supervisor    ActorsRequest, RestartActor, StatusRequest, Stop, Grant (its reply carries descriptors)
+  supervisor    ActorsRequest, RestartActor, StatusRequest, Stop, Grant (its reply carries descriptors), ReadLease,
+                SetAddresses
   host          Connect, Disconnect, PingPeer; pipes Dial, Take; states "self", "peers"; feed "inbound"
   sealer        Seal, Open; state "windows"
   gossip        Publish; state "members"; feed "messages"
-  ledger        LedgerRequest, Announce, Withdraw; state "routes"
+  ledger        LedgerRequest, Announce, Withdraw; states "routes", "dhcp"
   tun           PathsRequest
 
 The bodies stand in one module for each actor, which also names their union; a new module joins `Body` below.
@@ -74,6 +75,7 @@ from edgevpn.proto.messages.host import (
 )
 from edgevpn.proto.messages.ledger import (
     Announce as Announce,
+    DhcpState as DhcpState,
     LedgerEntry as LedgerEntry,
     LedgerReply as LedgerReply,
     LedgerRequest as LedgerRequest,
@@ -94,8 +96,11 @@ from edgevpn.proto.messages.supervisor import (
     ActorsRequest as ActorsRequest,
     ActorStatus as ActorStatus,
     Grant as Grant,
+    Lease as Lease,
     NodeStatus as NodeStatus,
+    ReadLease as ReadLease,
     RestartActor as RestartActor,
+    SetAddresses as SetAddresses,
     StatusRequest as StatusRequest,
     Stop as Stop,
 )

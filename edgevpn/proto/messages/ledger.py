@@ -49,4 +49,11 @@ class Route(Message, frozen=True):
     hostname: str
 
 
-Bodies: TypeAlias = LedgerRequest | LedgerReply | Announce | Withdraw | Route
+class DhcpState(Message, frozen=True):
+    """Value of the state "dhcp" at "dhcp": our addresses (CIDRs) by --dhcp, and what is waited for ("" for nothing)."""
+
+    addresses: list[str]
+    waiting: str
+
+
+Bodies: TypeAlias = LedgerRequest | LedgerReply | Announce | Withdraw | Route | DhcpState

@@ -83,4 +83,38 @@ class Grant(Message, frozen=True):
         return f"Grant(ticket=<secret>, what={self.what!r})"
 
 
-Bodies: TypeAlias = ActorsRequest | Actors | RestartActor | StatusRequest | NodeStatus | Stop | Grant
+class ReadLease(Message, frozen=True):
+    """What were our addresses? The ledger actor asks, with its ticket. `name`: of the lease. Answered by Lease."""
+
+    __secrets__: ClassVar = ("ticket",)
+
+    ticket: str
+    name: str
+
+    def __repr__(self) -> str:
+        return f"ReadLease(ticket=<secret>, name={self.name!r})"
+
+
+class Lease(Message, frozen=True):
+    """`last_run`: addresses in the lease; `on_interface`: CIDRs that were set in this run."""
+
+    last_run: list[str]
+    on_interface: list[str]
+
+
+class SetAddresses(Message, frozen=True):
+    """Give the interface these addresses (CIDRs) and no other, and keep them as the lease `name`. Answered by Done."""
+
+    __secrets__: ClassVar = ("ticket",)
+
+    ticket: str
+    name: str
+    addresses: list[str]
+
+    def __repr__(self) -> str:
+        return f"SetAddresses(ticket=<secret>, name={self.name!r}, addresses={self.addresses!r})"
+
+
+Bodies: TypeAlias = (
+    ActorsRequest | Actors | RestartActor | StatusRequest | NodeStatus | Stop | Grant | ReadLease | Lease | SetAddresses
+)
