@@ -21,6 +21,7 @@ import trio
 from edgevpn import __version__
 from edgevpn.actors.actor_entry import actor_entry
 from edgevpn.actors.client import ActorUnavailableError, RefusedError, apply
+from edgevpn.actors.ledger_dhcp import LedgerDhcp
 from edgevpn.actors.ledger_store import LedgerStore
 from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
@@ -74,6 +75,8 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         nursery.start_soon(actor.keep_alive)
         nursery.start_soon(actor.keep_announced)
         nursery.start_soon(actor.store.run)
+        if actor.dhcp is not None:
+            nursery.start_soon(actor.dhcp.run)
         try:
             await trio.sleep_forever()
         finally:
@@ -95,6 +98,7 @@ class LedgerActor:
         self._rearmed = trio.Event()
         self._speak_now = False
         self.store = LedgerStore(shell, lambda: self.state.block)
+        self.dhcp = LedgerDhcp(shell, self.state, self._addresses_changed) if config.dhcp else None
         self._heard: dict[str, bytes] = {}
         self._conflicts: set[str] = set()
         self._scrubbed = time.time()
@@ -122,7 +126,7 @@ class LedgerActor:
         """Our machines and heartbeat, where they are missing or another's."""
         changed = False
         if self._config.vpn:
-            for cidr in self._config.addresses:
+            for cidr in self._config.addresses if self.dhcp is None else self.dhcp.addresses:
                 changed |= self._claim(cidr.partition("/")[0])
         if self._key.peer_id not in self.state.entries(HEALTHCHECK):
             changed |= self._write(HEALTHCHECK, self._key.peer_id, write_heartbeat(time.time()))
@@ -142,7 +146,7 @@ class LedgerActor:
         try:
             written = self._write(MACHINES, address, write_value(machine))
         except WriteRefusedError:
-            if address not in self._conflicts:
+            if self.dhcp is None and address not in self._conflicts:  # by DHCP it is given up, or the other one does
                 self._conflicts.add(address)
                 present = self.state.get(MACHINES, address)
                 self._shell.log.error(
@@ -152,6 +156,10 @@ class LedgerActor:
             return False
         self._conflicts.discard(address)
         return written
+
+    def _addresses_changed(self) -> None:
+        self.announce_ours()
+        self._note_change()
 
     def _write(self, bucket: str, key: str, value: str) -> bool:
         return self.state.announce(bucket, key, value, time.time()) is not None
@@ -194,6 +202,8 @@ class LedgerActor:
         table = routing_table(self.state.storage, time.time(), self.state.ttl, self.state.mode)
         self._routes.replace({address: Route(route.peer_id, route.hostname) for address, route in table.items()})
         self.store.note_change()
+        if self.dhcp is not None:
+            self.dhcp.note_change()
 
     # --- hearing
 
@@ -222,6 +232,8 @@ class LedgerActor:
             self._shell.warn("entries_refused", peer=peer, violation=str(merged.violations[0]))
             self._shell.count("entries_refused", len(merged.violations) - 1)
         self._renew_buried(merged.violations)
+        if self.dhcp is not None:
+            self.dhcp.merged(merged.violations)
         now = trio.current_time()
         if merged.changed:
             self._shell.count("entries_changed", len(merged.changed))

@@ -21,7 +21,7 @@ from edgevpn.actors.datagrams import Datagrams
 from edgevpn.actors.host_link import HostLink
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.p2p.host_service import Inbound
-from edgevpn.proto.messages import Body, Paths, PathsRequest, PathState, Route
+from edgevpn.proto.messages import Body, DhcpState, Paths, PathsRequest, PathState, Route
 from edgevpn.proto.packet_stream import TAKES_TCP, TAKES_UDP, Hello
 from edgevpn.proto.protocols import EDGEVPN_PACKETS, PACKET_STREAM
 from edgevpn.proto.queue_state import QueueState, fullest
@@ -45,6 +45,8 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         actor.thread.add(descriptor, actor.pump.on_readable)
         nursery.start_soon(actor.thread.run)
         nursery.start_soon(actor.follow_routes)
+        if shell.config.dhcp:
+            nursery.start_soon(actor.follow_addresses)
         nursery.start_soon(actor.serve_streams)
         if actor.datagrams is not None:
             nursery.start_soon(actor.datagrams.run)
@@ -89,6 +91,7 @@ class TunActor:
         engine = self.datagrams.engine if self.datagrams else None
         self.pump = Pump(descriptor, self._paths, self._send_on_new_path, takes_udp=takes_udp, engine=engine)
         self._routes: dict[str, Body] = {}
+        self._own: Sequence[str] = () if shell.config.dhcp else shell.config.addresses
         self._use_routes()
         shell.mailbox.on_request(PathsRequest, self._describe_paths)
         shell.gauges |= {name: self._counter(name) for name in self.pump.counters}
@@ -120,12 +123,23 @@ class TunActor:
                 apply(self._routes, update)
                 self._use_routes()
 
+    async def follow_addresses(self) -> None:
+        """With --dhcp: which addresses are ours."""
+        found: dict[str, Body] = {}
+        async with self._shell.client("ledger").watch("dhcp") as updates:
+            async for update in updates:
+                apply(found, update)
+                dhcp = found.get("dhcp")
+                if isinstance(dhcp, DhcpState) and dhcp.addresses:  # while the ledger is away: as last seen
+                    self._own = dhcp.addresses
+                    self._use_routes()
+
     def _use_routes(self) -> None:
         config = self._shell.config
         routes = {address: value.peer_id for address, value in self._routes.items() if isinstance(value, Route)}
         if config.static_peers:
             routes = dict(config.static_peers)
-        self.pump.router = Router(routes, config.addresses, config.router)
+        self.pump.router = Router(routes, self._own, config.router)
         if self.datagrams is not None:
             self.datagrams.routes_changed()
 

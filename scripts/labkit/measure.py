@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from scripts.labkit import traffic
+from scripts.labkit.dhcp import measure_dhcp
 from scripts.labkit.disk import measure_disk
 from scripts.labkit.idle import measure_idle
 from scripts.labkit.namespaces import Lab, LabError, Node
@@ -196,6 +197,7 @@ WHAT: dict[str, Callable[[int, Callable[[str], None]], dict[str, Any] | None]] =
     "kills": measure_kills,
     "idle": measure_idle,
     "disk": measure_disk,
+    "dhcp": measure_dhcp,
     "go": measure_go,
 }
 
