@@ -14,6 +14,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def open_kept(
         status = os.fstat(descriptor)
         if owner is not None and (status.st_uid, status.st_gid) != owner:
             os.fchown(descriptor, *owner)  # of what was opened: a link put there in between is not followed
+            _give(descriptor, owner)
         _lock(descriptor, patience)
     except BlockingIOError as exc:
         os.close(descriptor)
@@ -55,6 +57,14 @@ def open_kept(
             raise
         raise SetupError(f"can't use {path} ({exc.strerror}): choose another {flag}") from exc
     return descriptor
+
+
+def _give(directory: int, owner: tuple[int, int]) -> None:
+    """Give `owner` the files that the actor of an earlier start wrote: plain files with no other name elsewhere."""
+    for name in os.listdir(directory):
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
 
 
 def _lock(descriptor: int, patience: float) -> None:

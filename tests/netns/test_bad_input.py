@@ -61,19 +61,21 @@ def test_a_state_directory_that_cannot_be_written_is_named(make_lab: MakeLab, tm
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [(b"edgevpn ledger 1\nshort", "cut short"), (b"{}", "not a ledger"), (b"edgevpn ledger 9\n", "another version")],
+    [(b"edgevpn ledger 2\nshort", "cut short"), (b"{}", "not a ledger"), (b"edgevpn ledger 9\n", "another version")],
 )
 def test_a_torn_or_foreign_ledger_is_set_aside_and_the_node_starts(
     make_lab: MakeLab, start: MakeNode, tmp_path: Path, content: bytes, what: str
 ) -> None:
-    (tmp_path / "ledger.snapshot").write_bytes(content)
+    kept = tmp_path / "edgevpn-ledger"
+    kept.mkdir()
+    (kept / "ledger.snapshot").write_bytes(content)
     vpn = start(make_lab(1).node(1), new_token(), "10.1.0.1/24", "--dht=false", f"--ledger-state={tmp_path}")
     vpn.wait_for_state("joining")
-    [aside] = tmp_path.glob("*set-aside*")
+    [aside] = kept.glob("*set-aside*")
     assert aside.read_bytes() == content
     [line] = [line for line in vpn.log.read_text().splitlines() if "set-aside" in line]
     assert what in line
-    traffic.wait_for((tmp_path / "ledger.snapshot").exists, 5, what="a new snapshot")
+    traffic.wait_for((kept / "ledger.snapshot").exists, 5, what="a new snapshot")
 
 
 def test_what_was_written_just_before_the_end_is_there_after_a_restart(

@@ -21,18 +21,16 @@ from edgevpn.cli.logs import parse_since
 from edgevpn.errors import UsageError
 from edgevpn.proto.log_lines import LogLine
 
-NOW = time.time()
-
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[LogStore]:
     """The log of a node that was killed: five lines, half a minute apart, the newest of now."""
-    store = LogStore(tmp_path)
+    store, now = LogStore(tmp_path), time.time()
     for number, (actor, level) in enumerate(
         [("host", "info"), ("ledger", "debug"), ("ledger", "error"), ("supervisor", "warning"), ("ledger", "info")]
     ):
         facts = {"traceback": "Traceback:\n  here\nOops"} if level == "error" else {"number": number}
-        store.append(LogLine(NOW - 30 * (4 - number), level, actor, f"event {number}", facts))
+        store.append(LogLine(now - 30 * (4 - number), level, actor, f"event {number}", facts))
     yield store
     store.close()
 
@@ -75,7 +73,8 @@ def test_people_get_the_traceback_below_its_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, store: LogStore
 ) -> None:
     _, out, _ = logs(capsys, tmp_path, "--level", "error")
-    clock = time.strftime("%H:%M:%S", time.localtime(NOW - 60))
+    said = datetime.fromisoformat(json.loads(logs(capsys, tmp_path, "--level", "error", "--json")[1])["time"])
+    clock = time.strftime("%H:%M:%S", said.astimezone().timetuple())
     assert out == f"{clock} ledger: error: event 2\n    Traceback:\n      here\n    Oops\n"
 
 
@@ -138,4 +137,4 @@ def test_since_understands_durations_clocks_and_dates() -> None:
 @pytest.mark.parametrize("text", ["yesterday", "25:00", "2025-13-01", "-", ":", "9" * 30 + "-1-1"])
 def test_since_refuses_what_it_does_not_understand(text: str) -> None:
     with pytest.raises(UsageError, match="10m, 1h30m, 14:05"):
-        parse_since(text, NOW)
+        parse_since(text, time.time())
