@@ -29,6 +29,10 @@ OWNERSHIP_MODES = {  # what may be said -> what it means
 }
 LOG_LEVELS = ("debug", "info", "warn", "warning", "error", "dpanic", "panic", "fatal")
 PATHS = ("auto", "datagram", "stream")
+DNS_SYSTEM = ("off", "auto", "resolved", "resolv.conf")
+DNS_PORT = 53
+DNS_DOMAIN = "edgevpn.internal"  # .internal is nobody's, for private use (ICANN, 2024)
+MAX_DOMAIN = 180  # leaves room for a host's label, and for what is longer in the reverse
 MIN_MTU = 68  # RFC 791
 MIN_MTU_IPV6 = 1280  # RFC 8200: below it Linux has no IPv6 on the interface
 MAX_MTU = 65535
@@ -82,6 +86,32 @@ def parse_ip(text: str) -> str:
         return str(ipaddress.ip_address(text.strip()))
     except ValueError:
         raise UsageError(f"{text!r} is no IP address") from None
+
+
+def parse_dns_address(text: str, *, any_host: bool = False) -> tuple[str, int]:
+    """(IP, port) of "10.1.0.1:53", "[fd00::1]:53", or an IP alone, which means port 53. Raises UsageError.
+
+    `any_host`: ":53" goes too, as ("", 53).
+    """
+    stripped = text.strip()
+    host, colon, port = stripped.rpartition(":")
+    if not colon or stripped.endswith("]") or (":" in host and not host.startswith("[")):
+        host, port = stripped, str(DNS_PORT)
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        address = "" if any_host and not host else str(ipaddress.ip_address(host))
+    except ValueError:
+        address = "-"
+    if address == "-" or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= 65535):
+        raise UsageError(f"{text!r} is no address for DNS: write it like 10.1.0.1:53 or [fd00::1]:53")
+    return address, int(port)
+
+
+def check_domain(text: str) -> None:
+    """Raise UsageError unless `text` is a domain of plain labels, in lower case and without the last dot."""
+    labels = text.split(".")
+    if len(text) > MAX_DOMAIN or not all(re.fullmatch(r"[a-z0-9_]([a-z0-9-]{0,61}[a-z0-9])?", one) for one in labels):
+        raise UsageError(f"--dns-domain {text!r} is no domain: write it like {DNS_DOMAIN}")
 
 
 def parse_static_peer(text: str) -> tuple[str, str]:
@@ -201,6 +231,13 @@ class NodeConfig:
     scrub_interval: float = 600.0
     max_heartbeat_age: float = 900.0  # who is silent for longer is offline (leader election)
 
+    dns: str = ""  # where names are served, as 10.1.0.1:53; "": nowhere
+    dns_domain: str = DNS_DOMAIN  # of the machines' names
+    dns_forwarder: bool = True  # ask others for other names
+    dns_cache_size: int = 200  # of their answers
+    dns_forward_servers: tuple[str, ...] = ("8.8.8.8:53", "1.1.1.1:53")
+    dns_system: str = "off"  # make this machine ask us: off, auto, resolved, resolv.conf
+
     privkey_cache: bool = False  # keep the node's key between runs
     privkey_cache_dir: str = ""
 
@@ -245,6 +282,7 @@ class NodeConfig:
         for address, peer_id in self.static_peers:
             parse_ip(address)
             check_peer_id(peer_id)
+        self._check_dns()
 
     def _check_interface(self) -> None:
         check_interface_name(self.interface)
@@ -269,6 +307,24 @@ class NodeConfig:
         if not 0 <= self.datagram_port <= 65535:
             raise UsageError(f"--datagram-port {self.datagram_port} is no port: 0 to 65535")
 
+    def _check_dns(self) -> None:
+        if self.dns_system not in DNS_SYSTEM:
+            raise UsageError(f"--dns-system {self.dns_system!r} is none of {', '.join(DNS_SYSTEM)}")
+        if not self.dns:
+            if self.dns_system != "off":
+                raise UsageError("--dns-system needs an address to serve names at: give one with --dns")
+            return
+        _, port = parse_dns_address(self.dns, any_host=True)
+        check_domain(self.dns_domain)
+        if self.dns_cache_size < 0:
+            raise UsageError("--dns-cache-size can't be negative: 0 means no cache")
+        for server in self.dns_forward_servers:
+            parse_dns_address(server)
+        if self.dns_system == "resolv.conf" and port != DNS_PORT:
+            raise UsageError(f"--dns-system resolv.conf needs port {DNS_PORT}: that file has no room for another")
+        if self.dns_system == "resolved" and not self.vpn:
+            raise UsageError("--dns-system resolved needs an interface: use resolv.conf, or run the VPN with --dns")
+
     @property
     def owner_ttl(self) -> float:
         """Seconds an owner counts as live after its last heartbeat (`ownership_ttl`, or derived)."""
@@ -277,7 +333,7 @@ class NodeConfig:
     def actors(self) -> tuple[str, ...]:
         """The actors this node consists of, in the order they are started."""
         names = ("sealer", "host", "discovery", "gossip", "ledger")
-        return (*names, "tun") if self.vpn else names
+        return (*names, *(("tun",) if self.vpn else ()), *(("dns",) if self.dns else ()))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values that msgpack and JSON carry (tuples become lists there)."""

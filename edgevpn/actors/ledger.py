@@ -26,6 +26,7 @@ from edgevpn.actors.ledger_store import LedgerStore
 from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.errors import UntrustedDataError
+from edgevpn.ledger.dns_entries import dns_entries
 from edgevpn.ledger.leader import available_peers, leader_of
 from edgevpn.ledger.merge import MergeResult, Violation
 from edgevpn.ledger.policy import Mode
@@ -37,6 +38,7 @@ from edgevpn.proto.gossip_message import compress, decompress_untrusted
 from edgevpn.proto.messages import (
     Announce,
     Body,
+    DnsPattern,
     Done,
     Event,
     GossipReceived,
@@ -53,7 +55,7 @@ from edgevpn.proto.messages import (
     Withdraw,
 )
 from edgevpn.proto.peer_key import PrivateKey
-from edgevpn.proto.values import HEALTHCHECK, MACHINES, Machine, write_heartbeat, write_value
+from edgevpn.proto.values import DNS, HEALTHCHECK, MACHINES, Machine, write_heartbeat, write_value
 
 FIRST_INTERVAL = 0.25  # Trickle's smallest interval
 REDUNDANCY = 2  # who heard so many say the same in an interval keeps quiet
@@ -103,6 +105,8 @@ class LedgerActor:
         self._conflicts: set[str] = set()
         self._scrubbed = time.time()
         self._routes = shell.mailbox.state("routes")
+        self._dns = shell.mailbox.state("dns")
+        self._dns_bucket: object = None  # what the state "dns" was made of
         shell.mailbox.on_request(LedgerRequest, self._entries)
         shell.mailbox.on_request(Announce, self._announce)
         shell.mailbox.on_request(Withdraw, self._withdraw)
@@ -204,6 +208,11 @@ class LedgerActor:
         self.store.note_change()
         if self.dhcp is not None:
             self.dhcp.note_change()
+        bucket = self.state.storage.get(DNS)
+        if bucket is not self._dns_bucket:
+            self._dns_bucket = bucket
+            found = dns_entries(self.state.storage)
+            self._dns.replace({key: DnsPattern(one.value, place) for place, (key, one) in enumerate(found.items())})
 
     # --- hearing
 

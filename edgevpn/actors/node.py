@@ -18,7 +18,7 @@ from traceback import format_exception
 import trio
 
 from edgevpn import identity
-from edgevpn.actors import kept_directory, log, run_directory, users
+from edgevpn.actors import kept_directory, listeners, log, run_directory, users
 from edgevpn.actors.child_entry import User
 from edgevpn.actors.log_store import LogStore
 from edgevpn.actors.secret_store import Descriptors
@@ -60,6 +60,10 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
                     descriptors["udp6" if family == socket.AF_INET6 else "udp4"] = sock.fileno()
             if config.bootstrap_iface:
                 netlink.configure(config.interface, () if config.dhcp else config.addresses, config.mtu)
+        if config.dns:
+            for what, sock in listeners.open_dns(config.dns).items():
+                undo.callback(sock.close)
+                descriptors[what] = sock.fileno()
         trio.run(supervise, config, descriptors, key.peer_id, template, actor_users)
     return 0
 

@@ -1,4 +1,4 @@
-"""What the supervisor holds for its actors as descriptors: token, identity key, TUN device, UDP sockets, a directory.
+"""What the supervisor holds for its actors as descriptors: secrets, the TUN device, sockets, a directory.
 
 Secrets are in sealed memfds (memfd_create(2)): no file, no path, and not in the supervisor's own memory. An actor
 asks with the ticket of its own start; which actor may have what is the table below. Tickets die with the start they
@@ -23,6 +23,10 @@ MAY_HAVE: dict[str, frozenset[str]] = {
     "udp4": frozenset({"tun"}),
     "udp6": frozenset({"tun"}),
     "ledger-state": frozenset({"ledger"}),
+    "dns-udp4": frozenset({"dns"}),
+    "dns-udp6": frozenset({"dns"}),
+    "dns-tcp4": frozenset({"dns"}),
+    "dns-tcp6": frozenset({"dns"}),
 }
 
 

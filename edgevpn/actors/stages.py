@@ -18,6 +18,7 @@ NEEDS = {
     "gossip": LIBP2P,
     "discovery": LIBP2P,
     "tun": LIBP2P,
+    "dns": BASE,
 }
 
 # Profiles of seccomp_profile. "local": Unix sockets alone. An actor that is not here gets "network".

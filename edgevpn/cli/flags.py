@@ -26,7 +26,6 @@ _NO_PEERGUARD = "there is no peer guard"
 _NO_RELAY = "there are no relays"
 _NO_NAT = "there is no NAT traversal"
 _NO_API = "there is no HTTP API"
-_NO_DNS = "there is no DNS server"
 _NO_GATER = "there are no peer lists"
 _NOT_NEEDED = "it is not needed"
 
@@ -255,6 +254,21 @@ COMMON: tuple[Flag, ...] = (
     Flag("debug", "bool", False, "", "Show tracebacks"),
 )
 
+DNS: tuple[Flag, ...] = (
+    Flag("dns-forwarder", "bool", True, "DNSFORWARD", "Ask other servers for names that are not the VPN's"),
+    Flag("dns-cache-size", "int", 200, "DNSCACHESIZE", "How many of their answers are remembered"),
+    Flag("dns-forward-server", "list", ("8.8.8.8:53", "1.1.1.1:53"), "DNSFORWARDSERVER", "Those servers"),
+    Flag("dns-domain", "str", "edgevpn.internal", "EDGEVPNDNSDOMAIN", "Domain of the machines' names"),
+    Flag(
+        "dns-system",
+        "str",
+        "off",
+        "EDGEVPNDNSSYSTEM",
+        "Make this machine ask us: resolved (systemd-resolved, the VPN's names only), resolv.conf, auto or off. "
+        "Undone at the end",
+    ),
+)
+
 ROOT_ONLY: tuple[Flag, ...] = (
     Flag("address", "list", ("10.1.0.1/24",), "ADDRESS", "VPN address with its prefix length; empty for none"),
     Flag("interface", "str", "edgevpn0", "IFACE", "Name of the interface"),
@@ -275,10 +289,8 @@ ROOT_ONLY: tuple[Flag, ...] = (
         "With --dhcp: directory that keeps the address, and without --privkey-cache the node's key, between runs",
     ),
     Flag("transient-conn", "bool", False, "TRANSIENTCONN", "Use relayed connections for packets", _NO_RELAY),
-    Flag("dns", "str", "", "DNSADDRESS", "Where to serve DNS; empty for nowhere", _NO_DNS),
-    Flag("dns-forwarder", "bool", True, "DNSFORWARD", "Ask other servers for other names", _NO_DNS),
-    Flag("dns-cache-size", "int", 200, "DNSCACHESIZE", "Names remembered", _NO_DNS),
-    Flag("dns-forward-server", "list", ("8.8.8.8:53", "1.1.1.1:53"), "DNSFORWARDSERVER", "Those servers", _NO_DNS),
+    Flag("dns", "str", "", "DNSADDRESS", "Where to serve DNS, like 10.1.0.1:53; empty for nowhere"),
+    *DNS,
     Flag("egress", "bool", False, "EGRESS", "Serve HTTP requests of other nodes", "there is no egress proxy"),
     Flag("egress-announce-time", "int", 200, "EGRESSANNOUNCE", "Pause between its announcements (s)", "see --egress"),
 )

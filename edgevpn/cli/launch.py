@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 from edgevpn.actors.template_start import StartedTemplate, hand_over
 from edgevpn.cli.flags import SECRET_ENVIRONMENT, Settings
+from edgevpn.cli.node_commands import dns_fields
 from edgevpn.config import (
     MIN_MTU_IPV6,
     OWNERSHIP_MODES,
@@ -100,6 +101,7 @@ def node_config(
         log_level=values["log-level"].lower(),
         libp2p_log_level=values["libp2p-log-level"].lower(),
         debug=values["debug"],
+        **(dns_fields(values["dns"], values) if vpn and values["dns"] else {}),
         **purpose,
     )
     return config, notes

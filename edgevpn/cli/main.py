@@ -51,7 +51,6 @@ NOT_HERE_YET = {
     "file-send": "offer a file",
     "file-receive": "fetch a file",
     "proxy": "send HTTP requests through other nodes",
-    "dns": "serve DNS",
     "peergater": "make keys for the peer guard",
 }
 ALIASES = {"sa": "service-add", "sc": "service-connect", "fs": "file-send", "fr": "file-receive"}

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from edgevpn.cli.flags import COMMON, Flag, Settings
+from edgevpn.cli.flags import COMMON, DNS, Flag, Settings
 from edgevpn.errors import UsageError
 
+DNS_LISTEN = "127.0.0.1:53"
 START_NAME = "start"  # of the run directory of a node without an interface
 
 
@@ -48,6 +49,35 @@ def plain(_: Settings, words: Sequence[str]) -> Purpose:
     return Purpose(START_NAME, {})
 
 
+def dns(settings: Settings, words: Sequence[str]) -> Purpose:
+    """`edgevpn dns`: serve names."""
+    if words:
+        raise UsageError("`edgevpn dns` takes flags only")
+    values = settings.values
+    return Purpose("dns", dns_fields(values["listen"] or DNS_LISTEN, values))
+
+
+def dns_fields(listen: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a NodeConfig that the DNS flags stand for."""
+    return {
+        "dns": listen,
+        "dns_domain": values["dns-domain"].lower().removesuffix("."),
+        "dns_forwarder": values["dns-forwarder"],
+        "dns_cache_size": max(values["dns-cache-size"], 0),
+        "dns_forward_servers": values["dns-forward-server"],
+        "dns_system": values["dns-system"].strip().lower(),
+    }
+
+
 NODE_COMMANDS: dict[str, NodeCommand] = {
     "start": NodeCommand((), f"{__name__}:plain", "start [FLAGS]", "Join the network without an interface"),
+    "dns": NodeCommand(
+        (
+            Flag("listen", "str", "", "DNSADDRESS", f"Where to serve DNS, like 10.1.0.1:53; empty for {DNS_LISTEN}"),
+            *DNS,
+        ),
+        f"{__name__}:dns",
+        "dns [FLAGS]",
+        "Join the network without an interface, and serve its names by DNS",
+    ),
 }

@@ -23,8 +23,9 @@ Who answers what:
   host          Connect, Disconnect, PingPeer; pipes Dial, Take; states "self", "peers"; feed "inbound"
   sealer        Seal, Open; state "windows"
   gossip        Publish; state "members"; feed "messages"
-  ledger        LedgerRequest, Announce, Withdraw; states "routes", "dhcp"
+  ledger        LedgerRequest, Announce, Withdraw; states "routes", "dhcp", "dns"
   tun           PathsRequest
+  dns           NamesRequest
 
 The bodies stand in one module for each actor, which also names their union; a new module joins `Body` below.
 `encode` and `decode_untrusted` are the only ways in and out. Validation is msgspec's, the bytes are msgpack's.
@@ -39,7 +40,7 @@ import msgpack  # type: ignore[import-untyped]
 import msgspec
 
 from edgevpn.errors import UntrustedDataError
-from edgevpn.proto.messages import common, gossip, host, ledger, sealer, supervisor, tun
+from edgevpn.proto.messages import common, dns, gossip, host, ledger, sealer, supervisor, tun
 from edgevpn.proto.messages.base import (
     Done as Done,
     Failure as Failure,
@@ -54,6 +55,11 @@ from edgevpn.proto.messages.common import (
     StatsRequest as StatsRequest,
     Vitals as Vitals,
     VitalsRequest as VitalsRequest,
+)
+from edgevpn.proto.messages.dns import (
+    DnsName as DnsName,
+    NamesReply as NamesReply,
+    NamesRequest as NamesRequest,
 )
 from edgevpn.proto.messages.gossip import (
     GossipReceived as GossipReceived,
@@ -76,6 +82,7 @@ from edgevpn.proto.messages.host import (
 from edgevpn.proto.messages.ledger import (
     Announce as Announce,
     DhcpState as DhcpState,
+    DnsPattern as DnsPattern,
     LedgerEntry as LedgerEntry,
     LedgerReply as LedgerReply,
     LedgerRequest as LedgerRequest,
@@ -124,6 +131,7 @@ Body: TypeAlias = (
     | gossip.Bodies
     | ledger.Bodies
     | tun.Bodies
+    | dns.Bodies
 )
 
 

@@ -1,4 +1,4 @@
-"""Messages of the ledger actor: entries and routes."""
+"""Messages of the ledger actor: entries, routes and patterns of names."""
 
 from __future__ import annotations
 
@@ -56,4 +56,11 @@ class DhcpState(Message, frozen=True):
     waiting: str
 
 
-Bodies: TypeAlias = LedgerRequest | LedgerReply | Announce | Withdraw | Route | DhcpState
+class DnsPattern(Message, frozen=True):
+    """Value of the state "dns", by pattern: its JSON in the ledger, and its place in the order to take them."""
+
+    value: str
+    place: int
+
+
+Bodies: TypeAlias = LedgerRequest | LedgerReply | Announce | Withdraw | Route | DhcpState | DnsPattern

@@ -1,0 +1,1 @@
+"""The names of the VPN: what a DNS server knows and decides, without sockets and clocks."""
