@@ -23,7 +23,16 @@ from edgevpn.actors.dns_forward import Forwarder
 from edgevpn.actors.listeners import IP_PKTINFO
 from edgevpn.names.cache import Key
 from edgevpn.names.responder import Names, may_recurse
-from edgevpn.names.wire import MAX_QUERY, Answer, BadQueryError, Query, ReplyMemo, read_query_untrusted, write_reply
+from edgevpn.names.wire import (
+    MAX_QUERY,
+    Answer,
+    BadQueryError,
+    Query,
+    ReplyMemo,
+    as_asked,
+    read_query_untrusted,
+    write_reply,
+)
 
 IDLE: Final = 10.0
 MAX_TASKS: Final = 512
@@ -96,7 +105,7 @@ class DnsServer:
             self.tasks -= 1
         if known is not None:
             found = Answer(found.rcode, known.answer + found.answer, found.authority)
-        return write_reply(query, found, tcp=tcp, recursion_available=True)
+        return write_reply(query, as_asked(found, query.name), tcp=tcp, recursion_available=True)
 
     # --- UDP
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -141,4 +142,9 @@ def _sifted(message: dns.message.Message, asked: Asked) -> Answer:
         if rrset.rdclass == dns.rdataclass.IN
         and (rrset.rdtype in _DNSSEC or (rrset.rdtype == dns.rdatatype.SOA and name.is_subdomain(rrset.name)))
     )
-    return Answer(rcode, tuple(kept), () if complete else authority)
+    return Answer(rcode, _plain(kept), () if complete else _plain(authority))
+
+
+def _plain(rrsets: Iterable[dns.rrset.RRset]) -> tuple[dns.rrset.RRset, ...]:
+    """With owners in lower case: ours was shuffled."""
+    return tuple(dns.rrset.from_rdata_list(one.name.canonicalize(), one.ttl, list(one)) for one in rrsets)

@@ -15,7 +15,7 @@ advises), 65,535 by TCP; what does not fit is cut, and TC says so.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import dns.edns
 import dns.exception
@@ -130,6 +130,15 @@ def write_reply(query: Query, answer: Answer, *, tcp: bool, recursion_available:
         response.answer, response.authority = [], []
         response.flags |= dns.flags.TC
         return response.to_wire(max_size=limit)
+
+
+def as_asked(answer: Answer, name: dns.name.Name) -> Answer:
+    """The answer with the records of `name` in the case it was asked in."""
+    return replace(answer, answer=tuple(_renamed(one, name) if one.name == name else one for one in answer.answer))
+
+
+def _renamed(rrset: dns.rrset.RRset, name: dns.name.Name) -> dns.rrset.RRset:
+    return dns.rrset.from_rdata_list(name, rrset.ttl, list(rrset))
 
 
 class ReplyMemo:

@@ -236,3 +236,50 @@ def test_a_config_cannot_be_changed_and_names_no_secret() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         make().mtu = 1  # type: ignore[misc]
     assert not [name for name in make().to_dict() if "token" in name or "secret" in name]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("10.1.0.1", ("10.1.0.1", 53)),
+        ("10.1.0.1:5353", ("10.1.0.1", 5353)),
+        ("fd00::1", ("fd00::1", 53)),
+        ("[fd00::1]", ("fd00::1", 53)),
+        ("[fd00::1]:5353", ("fd00::1", 5353)),
+        (":5353", ("", 5353)),
+    ],
+)
+def test_an_address_for_dns_has_an_ip_and_perhaps_a_port(text: str, found: tuple[str, int]) -> None:
+    assert config.parse_dns_address(text, any_host=True) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host:53", "10.1.0.1:0", "10.1.0.1:65536", "10.1.0.1:x", "10.1.0.1:", ":53", "1:2:3"]
+)
+def test_another_text_is_no_address_for_dns(text: str) -> None:
+    with pytest.raises(UsageError, match="no address for DNS"):
+        config.parse_dns_address(text)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dns": "nowhere"},
+        {"dns": "10.1.0.1", "dns_domain": "Upper.case"},
+        {"dns": "10.1.0.1", "dns_domain": ""},
+        {"dns": "10.1.0.1", "dns_domain": "a..b"},
+        {"dns": "10.1.0.1", "dns_forward_servers": ("google",)},
+        {"dns": "10.1.0.1:5353", "dns_system": "resolv.conf"},
+        {"dns": "10.1.0.1", "dns_system": "maybe"},
+        {"dns": "10.1.0.1", "dns_system": "resolved", "vpn": False},
+        {"dns_system": "auto"},
+    ],
+)
+def test_names_are_served_only_as_can_be(fields: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        NodeConfig(run_dir="/r", **fields)  # type: ignore[arg-type]
+
+
+def test_a_node_that_serves_names_has_an_actor_for_it() -> None:
+    assert NodeConfig(run_dir="/r", dns="10.1.0.1").actors()[-1] == "dns"
+    assert "dns" not in NodeConfig(run_dir="/r").actors()
