@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import dns.rcode
@@ -25,6 +26,7 @@ from edgevpn.names.upstream import (
     CaseLostError,
     TruncatedError,
     ask,
+    is_large_untrusted,
     read_reply_untrusted,
 )
 from edgevpn.names.wire import Answer
@@ -132,7 +134,7 @@ class Forwarder:
             for _ in range(MAX_WRONG):
                 wire = await sock.recv(MAX_REPLY + 1)
                 try:
-                    return read_reply_untrusted(wire, asked)
+                    return await _read_untrusted(wire, asked, tcp=False)
                 except (TruncatedError, CaseLostError):
                     raise
                 except UntrustedDataError:
@@ -153,7 +155,14 @@ async def _by_tcp(server: tuple[str, int], asked: Asked) -> Answer:
             received += data
             if len(received) > MAX_REPLY + 2:
                 raise UntrustedDataError("a reply that is too large")
-        return read_reply_untrusted(bytes(received[2 : 2 + int.from_bytes(received[:2], "big")]), asked, tcp=True)
+        return await _read_untrusted(bytes(received[2 : 2 + int.from_bytes(received[:2], "big")]), asked, tcp=True)
+
+
+async def _read_untrusted(wire: bytes, asked: Asked, *, tcp: bool) -> Answer:
+    """`read_reply_untrusted`; what may take long in a thread: meanwhile others are answered."""
+    if is_large_untrusted(wire):
+        return await trio.to_thread.run_sync(partial(read_reply_untrusted, wire, asked, tcp=tcp))
+    return read_reply_untrusted(wire, asked, tcp=tcp)
 
 
 def _family(server: tuple[str, int]) -> socket.AddressFamily:

@@ -29,7 +29,8 @@ from edgevpn.errors import UntrustedDataError
 from edgevpn.names.wire import MAX_UDP, UNREADABLE, Answer
 
 MAX_REPLY: Final = 16_384  # bytes
-MAX_RECORDS: Final = 256  # of one reply
+MAX_RECORDS: Final = 128  # of one reply
+MANY_RECORDS: Final = 24  # from which on reading a hostile reply takes some 10 ms: better in a thread
 MAX_CHAIN: Final = 16  # CNAMEs
 _HEADER: Final = struct.Struct("!HHHHHH")
 _QR: Final = 0x8000
@@ -103,6 +104,11 @@ def read_reply_untrusted(wire: bytes, asked: Asked, *, tcp: bool = False) -> Ans
     if truncated:
         raise TruncatedError("a reply that did not fit")
     return _sifted(message, asked)
+
+
+def is_large_untrusted(wire: bytes) -> bool:
+    """Whether a reply may take long to read."""
+    return len(wire) >= _HEADER.size and sum(_HEADER.unpack_from(wire)[3:]) > MANY_RECORDS
 
 
 def _sifted(message: dns.message.Message, asked: Asked) -> Answer:

@@ -18,6 +18,7 @@ from typing import Any
 from scripts.labkit import traffic
 from scripts.labkit.dhcp import measure_dhcp
 from scripts.labkit.disk import measure_disk
+from scripts.labkit.dns_load import measure_dns
 from scripts.labkit.idle import measure_idle
 from scripts.labkit.namespaces import Lab, LabError, Node
 from scripts.labkit.nodes import Vpn, environment, new_token
@@ -195,6 +196,7 @@ WHAT: dict[str, Callable[[int, Callable[[str], None]], dict[str, Any] | None]] =
     "speed": measure_speed,
     "five": measure_five,
     "kills": measure_kills,
+    "dns": measure_dns,
     "idle": measure_idle,
     "disk": measure_disk,
     "dhcp": measure_dhcp,

@@ -107,7 +107,9 @@ def test_records_that_can_not_be_read_are_left_out() -> None:
     assert set(pattern_untrusted("x", '{"1":"10.0.0.1","28":"10.0.0.1","15":"x"}').records) == {1}
 
 
-@pytest.mark.parametrize("text", ["(", "a**b[", r"(?=x)", r"\1", "x" * 256, "a{1001}", "(a{200}){200}", "x{0,999}"])
+@pytest.mark.parametrize(
+    "text", ["(", "a**b[", r"(?=x)", r"\1", "x" * 256, "a{1001}", "(a{200}){200}", "x{0,999}", r"\pL", r"\PN"]
+)
 def test_what_is_no_regular_expression_or_too_large_is_refused(text: str) -> None:
     with pytest.raises(UntrustedDataError):
         compile_untrusted(text)
