@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from edgevpn.errors import UsageError
+from edgevpn.proto.api_address import parse_api_address
 
 OWNERSHIP_MODES = {  # what may be said -> what it means
     "enforce": "enforce",
@@ -29,6 +30,7 @@ OWNERSHIP_MODES = {  # what may be said -> what it means
 }
 LOG_LEVELS = ("debug", "info", "warn", "warning", "error", "dpanic", "panic", "fatal")
 PATHS = ("auto", "datagram", "stream")
+API_AUTH = ("token", "off")
 DNS_SYSTEM = ("off", "auto", "resolved", "resolv.conf")
 DNS_PORT = 53
 DNS_DOMAIN = "edgevpn.internal"  # .internal is nobody's, for private use (ICANN, 2024)
@@ -227,6 +229,7 @@ class NodeConfig:
     ledger_state: str = ""  # directory; "": the ledger is kept in memory
     ownership: str = "enforce"  # enforce, observe, off
     ownership_ttl: float = 0.0  # how old an owner's heartbeat may be; 0: four heartbeat intervals
+    heartbeats: bool = True  # False: only once the node has written something that expires without
     heartbeat_interval: float = 120.0
     scrub_interval: float = 600.0
     max_heartbeat_age: float = 900.0  # who is silent for longer is offline (leader election)
@@ -237,6 +240,9 @@ class NodeConfig:
     dns_cache_size: int = 200  # of their answers
     dns_forward_servers: tuple[str, ...] = ("8.8.8.8:53", "1.1.1.1:53")
     dns_system: str = "off"  # make this machine ask us: off, auto, resolved, resolv.conf
+    api: str = ""  # where the HTTP API is served: ADDRESS:PORT or unix:///PATH; "": nowhere
+    api_auth: str = "token"  # token, off
+    api_hosts: tuple[str, ...] = ()  # names it may be called by, besides its addresses
 
     privkey_cache: bool = False  # keep the node's key between runs
     privkey_cache_dir: str = ""
@@ -272,6 +278,8 @@ class NodeConfig:
                 raise UsageError(f"{level!r} is no log level: use one of {', '.join(LOG_LEVELS)}")
         if self.privkey_cache and not self.privkey_cache_dir:
             raise UsageError("--privkey-cache needs a directory: give one with --privkey-cache-dir")
+        if self.api:
+            self._check_api()
         for addr in self.listen:
             names = check_multiaddr(addr)
             if len(names) != 2 or names[0] not in ("ip4", "ip6") or names[1] != "tcp":
@@ -283,6 +291,18 @@ class NodeConfig:
             parse_ip(address)
             check_peer_id(peer_id)
         self._check_dns()
+
+    def _check_api(self) -> None:
+        address = parse_api_address(self.api)
+        if self.api_auth not in API_AUTH:
+            raise UsageError(f"--api-auth {self.api_auth!r} is none of {', '.join(API_AUTH)}")
+        if self.api_auth == "off" and not address.is_local:
+            raise UsageError(
+                "--api-auth=off is for this machine alone: let the API listen on 127.0.0.1 or unix:///PATH"
+            )
+        for name in self.api_hosts:
+            if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name, re.ASCII):
+                raise UsageError(f"--api-host {name!r} is no host name: give it without port and scheme")
 
     def _check_interface(self) -> None:
         check_interface_name(self.interface)
@@ -332,8 +352,10 @@ class NodeConfig:
 
     def actors(self) -> tuple[str, ...]:
         """The actors this node consists of, in the order they are started."""
-        names = ("sealer", "host", "discovery", "gossip", "ledger")
-        return (*names, *(("tun",) if self.vpn else ()), *(("dns",) if self.dns else ()))
+        names: tuple[str, ...] = ("sealer", "host", "discovery", "gossip", "ledger")
+        for actor, wanted in (("tun", self.vpn), ("dns", bool(self.dns)), ("api", bool(self.api))):
+            names += (actor,) if wanted else ()
+        return names
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values that msgpack and JSON carry (tuples become lists there)."""

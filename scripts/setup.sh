@@ -17,6 +17,7 @@ flock 9
 
 # command, and the Debian package it comes in
 needed=(ip:iproute2 ping:iputils-ping iperf3:iperf3 ethtool:ethtool tmux:tmux cc:gcc nft:nftables)
+needed+=(chromium:chromium chromedriver:chromium-driver fc-match:fontconfig) # the dashboard's tests
 
 have_header() {
     local directory
@@ -35,6 +36,8 @@ missing_packages() {
     # (Debian's own python comes without) and the C library's.
     ldconfig -p 2>/dev/null | grep -q 'libseccomp\.so\.2' || printf 'libseccomp2\n'
     have_header gmp.h || printf 'libgmp-dev\n'
+    # A browser without a font draws boxes.
+    [ -d /usr/share/fonts/truetype/dejavu ] || printf 'fonts-dejavu-core\n'
     have_header stdio.h || printf 'libc6-dev\n'
     "$python" - <<'EOF' || printf 'python3-dev\n'
 import os, sys, sysconfig

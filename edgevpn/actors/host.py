@@ -41,6 +41,8 @@ from edgevpn.proto.messages import (
     PingPeer,
     Pong,
     Take,
+    Traffic,
+    TrafficRequest,
 )
 from edgevpn.proto.queue_state import QueueState
 
@@ -101,6 +103,7 @@ class HostActor:
         mailbox.on_request(Connect, self._connect)
         mailbox.on_request(Disconnect, self._disconnect)
         mailbox.on_request(PingPeer, self._ping)
+        mailbox.on_request(TrafficRequest, self._traffic)
         mailbox.on_pipe(Dial, self._dial)
         mailbox.on_pipe(Take, self._take)
         mailbox.feed_by_args("inbound", self._inbound_feed)
@@ -185,6 +188,14 @@ class HostActor:
         if request.peer_id not in self._peers.items:
             raise RequestError("not-connected", f"not connected to {request.peer_id}")
         return Pong(await self._host.ping(request.peer_id, timeout=request.timeout_s))
+
+    async def _traffic(self, _: TrafficRequest) -> Body:
+        counted = self._host.bandwidth
+        return Traffic(
+            [counted.total.received, counted.total.sent],
+            {name: [one.received, one.sent] for name, one in counted.by_protocol.items()},
+            {name: [one.received, one.sent] for name, one in counted.by_peer.items()},
+        )
 
     # --- streams
 

@@ -33,11 +33,14 @@ from edgevpn.ledger.policy import Mode
 from edgevpn.ledger.routes import routing_table
 from edgevpn.ledger.state import LedgerState, WriteRefusedError
 from edgevpn.ledger.trickle import Trickle
-from edgevpn.proto.block import Block, read_block_untrusted, write_block
+from edgevpn.proto.block import Block, Storage, read_block_untrusted, write_block
 from edgevpn.proto.gossip_message import compress, decompress_untrusted
 from edgevpn.proto.messages import (
     Announce,
+    BlockReply,
+    BlockRequest,
     Body,
+    BucketMark,
     DnsPattern,
     Done,
     Event,
@@ -107,7 +110,10 @@ class LedgerActor:
         self._routes = shell.mailbox.state("routes")
         self._dns = shell.mailbox.state("dns")
         self._dns_bucket: object = None  # what the state "dns" was made of
+        self._buckets = shell.mailbox.state("buckets")
+        self._shown: Storage = {}
         shell.mailbox.on_request(LedgerRequest, self._entries)
+        shell.mailbox.on_request(BlockRequest, self._block)
         shell.mailbox.on_request(Announce, self._announce)
         shell.mailbox.on_request(Withdraw, self._withdraw)
         shell.namespace |= {"ledger": self, "state": self.state}
@@ -132,10 +138,19 @@ class LedgerActor:
         if self._config.vpn:
             for cidr in self._config.addresses if self.dhcp is None else self.dhcp.addresses:
                 changed |= self._claim(cidr.partition("/")[0])
-        if self._key.peer_id not in self.state.entries(HEALTHCHECK):
+        if self._tells_alive() and self._key.peer_id not in self.state.entries(HEALTHCHECK):
             changed |= self._write(HEALTHCHECK, self._key.peer_id, write_heartbeat(time.time()))
         if changed:
             self._note_change()
+
+    def _tells_alive(self) -> bool:
+        """Whether to send heartbeats: always, but where they are not wanted only for entries that expire without."""
+        me = self._key.peer_id
+        return self._config.heartbeats or any(
+            entry.owner == me and not entry.deleted
+            for bucket in self.state.storage.values()
+            for entry in bucket.values()
+        )
 
     def _claim(self, address: str) -> bool:
         """Announce that we have this address; while another live machine has it, say so once and leave it alone."""
@@ -177,7 +192,7 @@ class LedgerActor:
         """The heartbeat, jittered as in Go, and the leader's clean-up."""
         while True:
             await trio.sleep(self._config.heartbeat_interval * (0.5 + self._chance.random()))
-            if self._write(HEALTHCHECK, self._key.peer_id, write_heartbeat(time.time())):
+            if self._tells_alive() and self._write(HEALTHCHECK, self._key.peer_id, write_heartbeat(time.time())):
                 self._note_change()
             now = time.time()
             if now - self._scrubbed >= self._config.scrub_interval:
@@ -213,6 +228,19 @@ class LedgerActor:
             self._dns_bucket = bucket
             found = dns_entries(self.state.storage)
             self._dns.replace({key: DnsPattern(one.value, place) for place, (key, one) in enumerate(found.items())})
+        self._mark_buckets()
+
+    def _mark_buckets(self) -> None:
+        """Which buckets changed: storages share those that did not."""
+        storage, marks = self.state.storage, self._buckets.items
+        for name, content in storage.items():
+            if content is not self._shown.get(name):
+                before = marks.get(name)
+                change = before.change + 1 if isinstance(before, BucketMark) else 1
+                self._buckets.put(name, BucketMark(sum(not entry.deleted for entry in content.values()), change))
+        for name in [name for name in marks if name not in storage]:
+            self._buckets.remove(name)
+        self._shown = storage
 
     # --- hearing
 
@@ -339,9 +367,13 @@ class LedgerActor:
         ]
         return LedgerReply(found)
 
+    async def _block(self, _: BlockRequest) -> Body:
+        return BlockReply(await trio.to_thread.run_sync(_block_json, self.state))
+
     async def _announce(self, request: Announce) -> Body:
         if self._write(request.bucket, request.key, request.value):
             self._note_change()
+            self.announce_ours()  # the first heartbeat, if there was none: the entry's lease hangs on it
             await self.store.settled()
         return Done()
 
@@ -367,3 +399,7 @@ def _mark(block: Block, index: int) -> bytes:
 
 def _write(state: LedgerState) -> bytes:
     return compress(write_block(state.block))
+
+
+def _block_json(state: LedgerState) -> bytes:
+    return write_block(state.block)

@@ -18,11 +18,11 @@ from traceback import format_exception
 import trio
 
 from edgevpn import identity
-from edgevpn.actors import kept_directory, listeners, log, run_directory, users
+from edgevpn.actors import api_listener, kept_directory, listeners, log, run_directory, users
 from edgevpn.actors.child_entry import User
 from edgevpn.actors.log_store import LogStore
 from edgevpn.actors.secret_store import Descriptors
-from edgevpn.actors.stages import STAGES
+from edgevpn.actors.stages import stages_for
 from edgevpn.actors.supervisor import supervise
 from edgevpn.actors.template_start import StartedTemplate, start_template
 from edgevpn.actors.users import NO_USERS, Users
@@ -37,7 +37,7 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
     log.configure(config.log_level, debug=config.debug)
     with ExitStack() as undo:
         if template is None and not config.debug:
-            template = start_template(STAGES)
+            template = start_template(stages_for(api=bool(config.api)))
         if template is not None:
             undo.callback(template.stop)
         run_dir = undo.enter_context(run_directory.hold(Path(config.run_dir)))
@@ -50,6 +50,8 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
         undo.callback(os.close, identity_fd)
         if config.ledger_state:
             descriptors["ledger-state"] = _ledger_directory(Path(config.ledger_state), actor_users.user("ledger"))
+        if config.api:
+            descriptors |= undo.enter_context(api_listener.open_api(config, run_dir))
         if config.vpn:
             tun = device.open_device(config.interface)
             undo.callback(tun.close)

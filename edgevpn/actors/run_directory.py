@@ -23,7 +23,7 @@ from edgevpn.errors import EdgevpnError, SetupError
 
 LOCK = "lock"
 STATE = "state"  # holds a directory of its own for each actor
-_OURS = ("*.sock", "*.new", "tractor", STATE)
+_OURS = ("*.sock", "*.new", "tractor", STATE, "api-token")
 _LOGS = ("*.log", "*.log.1")
 
 

@@ -27,6 +27,8 @@ MAY_HAVE: dict[str, frozenset[str]] = {
     "dns-udp6": frozenset({"dns"}),
     "dns-tcp4": frozenset({"dns"}),
     "dns-tcp6": frozenset({"dns"}),
+    "api-listener": frozenset({"api"}),
+    "api-token": frozenset({"api"}),
 }
 
 

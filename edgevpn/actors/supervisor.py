@@ -44,7 +44,7 @@ from edgevpn.actors.pulse import wait_until_hung
 from edgevpn.actors.secret_store import Descriptors, SecretStore
 from edgevpn.actors.service_manager import ServiceManager
 from edgevpn.actors.shell import MAILBOX_VARIABLE
-from edgevpn.actors.stages import CONFINEMENT, NEEDS, STAGES
+from edgevpn.actors.stages import CONFINEMENT, NEEDS, stages_for
 from edgevpn.actors.supervision import Phase, Supervision
 from edgevpn.actors.template_start import StartedTemplate
 from edgevpn.actors.users import NO_USERS, VARIABLE, Users
@@ -410,7 +410,8 @@ async def supervise(
     """Run a node in its locked run directory until it is asked to stop (SIGINT, SIGTERM, a Stop message)."""
     run_dir = Path(config.run_dir)
     group = users.group if users.uids else None
+    stages = stages_for(api=bool(config.api))
     async with open_actor_tree(
-        "edgevpn", run_dir, template=template, stages=STAGES, debug=config.debug, group=group
+        "edgevpn", run_dir, template=template, stages=stages, debug=config.debug, group=group
     ) as tree:
         await Supervisor(config, run_dir, SecretStore(descriptors), tree, peer_id, users).run()

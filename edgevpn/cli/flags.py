@@ -25,7 +25,6 @@ _NO_LIMITS = "there is no resource manager"
 _NO_PEERGUARD = "there is no peer guard"
 _NO_RELAY = "there are no relays"
 _NO_NAT = "there is no NAT traversal"
-_NO_API = "there is no HTTP API"
 _NO_GATER = "there are no peer lists"
 _NOT_NEEDED = "it is not needed"
 
@@ -269,6 +268,18 @@ DNS: tuple[Flag, ...] = (
     ),
 )
 
+API_ACCESS: tuple[Flag, ...] = (
+    Flag(
+        "api-auth",
+        "str",
+        "token",
+        "EDGEVPNAPIAUTH",
+        "Who may use the API: token (the file api-token in the run directory; `edgevpn api-url` shows it), or off: "
+        "every user and program of this machine",
+    ),
+    Flag("api-host", "list", (), "EDGEVPNAPIHOST", "Names the API may be called by, besides its addresses"),
+)
+
 ROOT_ONLY: tuple[Flag, ...] = (
     Flag("address", "list", ("10.1.0.1/24",), "ADDRESS", "VPN address with its prefix length; empty for none"),
     Flag("interface", "str", "edgevpn0", "IFACE", "Name of the interface"),
@@ -278,8 +289,9 @@ ROOT_ONLY: tuple[Flag, ...] = (
     Flag("g", "bool", False, "", "Print a new network config and exit"),
     Flag("b", "bool", False, "", "With -g: print it as a token"),
     Flag("key-otp-interval", "int", 360, "", "With -g: how often the network's keys rotate (s)"),
-    Flag("api", "bool", False, "API", "Serve the HTTP API", _NO_API),
-    Flag("api-listen", "str", "127.0.0.1:8080", "APILISTEN", "Where to serve it", _NO_API),
+    Flag("api", "bool", False, "API", "Serve the HTTP API and the dashboard"),
+    Flag("api-listen", "str", "127.0.0.1:8080", "APILISTEN", "Where to serve it: ADDRESS:PORT or unix:///PATH"),
+    *API_ACCESS,
     Flag("dhcp", "bool", False, "DHCP", "Get the VPN address from the network; --address then says which network"),
     Flag(
         "lease-dir",

@@ -102,6 +102,7 @@ def node_config(
         libp2p_log_level=values["libp2p-log-level"].lower(),
         debug=values["debug"],
         **(dns_fields(values["dns"], values) if vpn and values["dns"] else {}),
+        **(_api(settings) if vpn else {}),
         **purpose,
     )
     return config, notes
@@ -135,6 +136,15 @@ def _each(parse: Callable[[str], T], name: str, settings: Settings) -> Iterator[
             yield parse(text)
         except EdgevpnError as exc:
             raise UsageError(f"{source}: {exc}") from None
+
+
+def _api(settings: Settings) -> dict[str, Any]:
+    values = settings.values
+    return {
+        "api": values["api-listen"].strip() if values["api"] else "",
+        "api_auth": values["api-auth"].strip().lower(),
+        "api_hosts": values["api-host"],
+    }
 
 
 def _listen(settings: Settings, notes: list[str]) -> tuple[str, ...]:

@@ -39,13 +39,14 @@ COMMANDS: dict[str, Command] = {
     "actors": Command(
         "edgevpn.cli.actors:actors", "actors [restart NAME]", "Show the node's processes, or restart one"
     ),
+    "top": Command("edgevpn.cli.top:top", "top", "Show nodes, paths, rates and processes, live"),
     "logs": Command("edgevpn.cli.logs:logs", "logs [NAME]", "Show the node's log, or one actor's"),
     "ping": Command("edgevpn.cli.ask:ping", "ping PEER|IP", "Measure the way to a peer"),
     "unit": Command("edgevpn.cli.unit:unit", "unit", "Print a systemd unit for this installation"),
+    "api-url": Command("edgevpn.cli.api_url:api_url", "api-url", "Show where the dashboard is, with its token"),
     "repl": Command("edgevpn.cli.repl:repl", "repl NAME [-c CODE]", "Open a Python prompt inside a running actor"),
 }
 NOT_HERE_YET = {
-    "api": "serve the HTTP API",
     "service-add": "offer a TCP service",
     "service-connect": "connect to a TCP service",
     "file-send": "offer a file",
@@ -171,11 +172,13 @@ def _start(name: str, given: dict[str, list[str]], words: list[str]) -> int:
 
 
 def _bring_up(settings: Settings, purpose: Purpose, *, vpn: bool) -> int:
-    from edgevpn.actors.stages import STAGES
+    from edgevpn.actors.stages import stages_for
     from edgevpn.actors.template_start import start_template
 
     # First of all: the template needs a second for its imports, and nothing that we do here.
-    template = start_template(STAGES, without=(*SECRET_ENVIRONMENT, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"))
+    api = bool(settings.values["api"]) if vpn else bool(purpose.fields.get("api"))
+    without = (*SECRET_ENVIRONMENT, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+    template = start_template(stages_for(api=api), without=without)
     try:
         from edgevpn.cli import launch, run_dir, token
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from edgevpn.cli.flags import COMMON, DNS, Flag, Settings
+from edgevpn.cli.flags import API_ACCESS, COMMON, DNS, Flag, Settings
 from edgevpn.errors import UsageError
 
 DNS_LISTEN = "127.0.0.1:53"
@@ -69,6 +69,34 @@ def dns_fields(listen: str, values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def api(settings: Settings, words: Sequence[str]) -> Purpose:
+    """`edgevpn api`: a node that serves the HTTP API."""
+    if words:
+        raise UsageError("`edgevpn api` takes flags only")
+    values = settings.values
+    fields = {
+        "api": values["listen"].strip(),
+        "api_auth": values["api-auth"].strip().lower(),
+        "api_hosts": values["api-host"],
+        "heartbeats": values["enable-healthchecks"],
+    }
+    if not fields["api"]:
+        raise UsageError("--listen is empty: say where to serve the API, like 127.0.0.1:8080")
+    return Purpose("api", fields)
+
+
+API_FLAGS = (
+    Flag("listen", "str", "127.0.0.1:8080", "", "Where to serve the API: ADDRESS:PORT or unix:///PATH"),
+    Flag(
+        "enable-healthchecks",
+        "bool",
+        False,
+        "ENABLE_HEALTHCHECKS",
+        "Tell the network from the start that this node is alive, not only once it has written something",
+    ),
+    *API_ACCESS,
+)
+
 NODE_COMMANDS: dict[str, NodeCommand] = {
     "start": NodeCommand((), f"{__name__}:plain", "start [FLAGS]", "Join the network without an interface"),
     "dns": NodeCommand(
@@ -79,5 +107,8 @@ NODE_COMMANDS: dict[str, NodeCommand] = {
         f"{__name__}:dns",
         "dns [FLAGS]",
         "Join the network without an interface, and serve its names by DNS",
+    ),
+    "api": NodeCommand(
+        API_FLAGS, f"{__name__}:api", "api [FLAGS]", "Join the network without an interface, and serve the HTTP API"
     ),
 }

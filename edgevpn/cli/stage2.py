@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from edgevpn.actors.stages import STAGES
+from edgevpn.actors.stages import stages_for
 from edgevpn.actors.template_start import StartedTemplate, adopt_template
 from edgevpn.cli.flags import Flag, parse, settle
 from edgevpn.cli.main import run_guarded
@@ -35,11 +35,12 @@ def main(argv: Sequence[str], run_node: RunNode | None = None) -> int:
     def work() -> int:
         nonlocal debug
         descriptors = settle(_FLAGS, parse(argv, _FLAGS)[0], {}).values
-        template = None
-        if descriptors["template-pid"] > 0:
-            template = adopt_template(descriptors["template-fd"], descriptors["template-pid"], STAGES)
         config = _read_config(descriptors["config"])
         debug = config.debug
+        template = None
+        if descriptors["template-pid"] > 0:
+            stages = stages_for(api=bool(config.api))
+            template = adopt_template(descriptors["template-fd"], descriptors["template-pid"], stages)
         os.set_inheritable(descriptors["fd"], False)
         if run_node is not None:
             return run_node(config, descriptors["fd"], template)

@@ -164,4 +164,9 @@ def import_libp2p() -> None:
     sys.meta_path.insert(0, _FINDER)
 
 
+def for_real(name: str) -> ModuleType:
+    """A module of DEFERRED, imported now: for a process that needs it itself, whatever libp2p does with it."""
+    return _FINDER.load_for_real(name)
+
+
 import_libp2p()

@@ -44,14 +44,18 @@ class Vpn:
         *flags: str,
         env: Mapping[str, str] | None = None,
         directory: Path | None = None,
+        command: str = "start",
+        hostname: str = "",
     ) -> None:
-        """`address`: CIDR, or None for `edgevpn start`. The token goes by the environment."""
+        """`address`: CIDR, or None for `command`. The token goes by the environment. `hostname`: this node's own."""
         self.node = node
         self.home = Path(tempfile.mkdtemp(prefix="evn-", dir=directory))
         self.run_dir = self.home / "r"
         self.log = self.home / "log"
-        words = [EDGEVPN]
-        words += ["start"] if address is None else []
+        # unshare(1) makes way for what it runs, as `ip netns exec` does: the process stays edgevpn itself.
+        words = ["unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', hostname] if hostname else []
+        words += [EDGEVPN]
+        words += [command] if address is None else []
         words += [f"--run-dir={self.run_dir}", *flags]
         words += [] if address is None else [f"--address={address}"]
         self.command = words

@@ -130,6 +130,7 @@ def test_a_flag_without_effect_says_so_when_it_is_given() -> None:
     assert lines("--egress") == [
         "--egress is accepted for compatibility but does nothing yet (there is no egress proxy)"
     ]
-    assert lines(env={"API": "true"}) == [
-        "--api (set by API) is accepted for compatibility but does nothing yet (there is no HTTP API)"
+    assert lines(env={"LIMITENABLE": "true"}) == [
+        "--limit-enable (set by LIMITENABLE) is accepted for compatibility but does nothing yet "
+        "(there is no resource manager)"
     ]

@@ -80,10 +80,10 @@ def test_an_exception_of_a_checker_is_a_failed_case(tmp_path, capsys):
 
 
 def test_a_file_of_no_format_is_skipped_aloud(tmp_path, capsys):
-    (tmp_path / "api.json").write_text("{}")
+    (tmp_path / "recipes.json").write_text("{}")
     assert runner.main([str(tmp_path)]) == 0
     captured = capsys.readouterr()
-    assert captured.err == "api.json: not a format, skipped\n"
+    assert captured.err == "recipes.json: not a format, skipped\n"
     assert captured.out == "0 passed, 0 failed\n"
 
 

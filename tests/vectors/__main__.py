@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import cases_ledger, cases_proto
+from tests.vectors import cases_api, cases_ledger, cases_proto
 
 Case = dict[str, Any]
 Checker = Callable[[Case], str | None]
 
-CHECKERS: dict[str, Checker] = {**cases_proto.CHECKERS, **cases_ledger.CHECKERS}
+CHECKERS: dict[str, Checker] = {**cases_proto.CHECKERS, **cases_ledger.CHECKERS, **cases_api.CHECKERS}
 _SHOWN = 400  # characters of a failure
 
 

@@ -20,12 +20,13 @@ Who answers what:
   every actor   Heartbeat, StatsRequest, VitalsRequest (the supervisor too); pipes OpenRepl, Heartbeat
   supervisor    ActorsRequest, RestartActor, StatusRequest, Stop, Grant (its reply carries descriptors), ReadLease,
                 SetAddresses
-  host          Connect, Disconnect, PingPeer; pipes Dial, Take; states "self", "peers"; feed "inbound"
+  host          Connect, Disconnect, PingPeer, TrafficRequest; pipes Dial, Take; states "self", "peers"; feed "inbound"
   sealer        Seal, Open; state "windows"
   gossip        Publish; state "members"; feed "messages"
-  ledger        LedgerRequest, Announce, Withdraw; states "routes", "dhcp", "dns"
+  ledger        LedgerRequest, BlockRequest, Announce, Withdraw; states "routes", "dhcp", "dns", "buckets"
   tun           PathsRequest
   dns           NamesRequest
+  api           ApiRequest
 
 The bodies stand in one module for each actor, which also names their union; a new module joins `Body` below.
 `encode` and `decode_untrusted` are the only ways in and out. Validation is msgspec's, the bytes are msgpack's.
@@ -40,7 +41,11 @@ import msgpack  # type: ignore[import-untyped]
 import msgspec
 
 from edgevpn.errors import UntrustedDataError
-from edgevpn.proto.messages import common, dns, gossip, host, ledger, sealer, supervisor, tun
+from edgevpn.proto.messages import api, common, dns, gossip, host, ledger, sealer, supervisor, tun
+from edgevpn.proto.messages.api import (
+    ApiInfo as ApiInfo,
+    ApiRequest as ApiRequest,
+)
 from edgevpn.proto.messages.base import (
     Done as Done,
     Failure as Failure,
@@ -78,9 +83,14 @@ from edgevpn.proto.messages.host import (
     PingPeer as PingPeer,
     Pong as Pong,
     Take as Take,
+    Traffic as Traffic,
+    TrafficRequest as TrafficRequest,
 )
 from edgevpn.proto.messages.ledger import (
     Announce as Announce,
+    BlockReply as BlockReply,
+    BlockRequest as BlockRequest,
+    BucketMark as BucketMark,
     DhcpState as DhcpState,
     DnsPattern as DnsPattern,
     LedgerEntry as LedgerEntry,
@@ -132,6 +142,7 @@ Body: TypeAlias = (
     | ledger.Bodies
     | tun.Bodies
     | dns.Bodies
+    | api.Bodies
 )
 
 

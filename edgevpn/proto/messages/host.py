@@ -78,4 +78,29 @@ class Take(Message, frozen=True):
     number: int
 
 
-Bodies: TypeAlias = HostSelf | PeerState | Connect | Disconnect | PingPeer | Pong | Dial | Dialed | Inbound | Take
+class TrafficRequest(Message, frozen=True):
+    """Answered by Traffic."""
+
+
+class Traffic(Message, frozen=True):
+    """Bytes of stream payload since the host began, as [received, sent]: in all, by protocol, by connected peer."""
+
+    total: list[int]
+    by_protocol: dict[str, list[int]]
+    by_peer: dict[str, list[int]]
+
+
+Bodies: TypeAlias = (
+    HostSelf
+    | PeerState
+    | Connect
+    | Disconnect
+    | PingPeer
+    | Pong
+    | Dial
+    | Dialed
+    | Inbound
+    | Take
+    | TrafficRequest
+    | Traffic
+)

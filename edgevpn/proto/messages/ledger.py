@@ -27,6 +27,23 @@ class LedgerReply(Message, frozen=True):
     entries: list[LedgerEntry]
 
 
+class BlockRequest(Message, frozen=True):
+    """Answered by BlockReply."""
+
+
+class BlockReply(Message, frozen=True):
+    """The whole block, tombstones and signatures too: the JSON that is gossiped."""
+
+    json: bytes
+
+
+class BucketMark(Message, frozen=True):
+    """Value of the state "buckets", by name: how many entries there are; `change` grows with every change of one."""
+
+    entries: int
+    change: int
+
+
 class Announce(Message, frozen=True):
     """Write and sign an entry; it is gossiped at once and kept alive. Answered by Done."""
 
@@ -63,4 +80,15 @@ class DnsPattern(Message, frozen=True):
     place: int
 
 
-Bodies: TypeAlias = LedgerRequest | LedgerReply | Announce | Withdraw | Route | DhcpState | DnsPattern
+Bodies: TypeAlias = (
+    LedgerRequest
+    | LedgerReply
+    | BlockRequest
+    | BlockReply
+    | BucketMark
+    | Announce
+    | Withdraw
+    | Route
+    | DhcpState
+    | DnsPattern
+)
