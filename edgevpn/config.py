@@ -19,6 +19,7 @@ from typing import Any
 
 from edgevpn.errors import UsageError
 from edgevpn.proto.api_address import parse_api_address
+from edgevpn.proto.endpoints import TCP, check_service_name, parse_endpoint
 
 OWNERSHIP_MODES = {  # what may be said -> what it means
     "enforce": "enforce",
@@ -243,6 +244,16 @@ class NodeConfig:
     api: str = ""  # where the HTTP API is served: ADDRESS:PORT or unix:///PATH; "": nowhere
     api_auth: str = "token"  # token, off
     api_hosts: tuple[str, ...] = ()  # names it may be called by, besides its addresses
+    services: tuple[tuple[str, str], ...] = ()  # offered: (name, endpoint as tcp://HOST:PORT or udp://HOST:PORT)
+    connects: tuple[tuple[str, str], ...] = ()  # listened for: (name, endpoint)
+    egress: bool = False  # connect to the Internet for other nodes
+    egress_announce_interval: float = 200.0
+    egress_allow: tuple[str, ...] = ()  # CIDRs that are connected to though they are not of the Internet
+    proxy_listen: str = ""  # endpoint of the proxy; "": none
+    proxy_announce_interval: float = 120.0
+    proxy_dead_interval: float = 600.0  # egress nodes that are silent for longer are not used
+    errand: str = ""  # "file-send", "file-receive": what the node is for; it ends with it
+    errand_words: tuple[str, ...] = ()  # what the errand's own process is told
 
     privkey_cache: bool = False  # keep the node's key between runs
     privkey_cache_dir: str = ""
@@ -264,6 +275,9 @@ class NodeConfig:
             "heartbeat_interval",
             "scrub_interval",
             "max_heartbeat_age",
+            "egress_announce_interval",
+            "proxy_announce_interval",
+            "proxy_dead_interval",
         ):
             if not getattr(self, interval) > 0:
                 raise UsageError(f"{interval.replace('_', ' ')} must be more than 0 seconds")
@@ -303,6 +317,26 @@ class NodeConfig:
         for name in self.api_hosts:
             if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name, re.ASCII):
                 raise UsageError(f"--api-host {name!r} is no host name: give it without port and scheme")
+
+        self._check_tunnels()
+
+    def _check_tunnels(self) -> None:
+        offered = [(name, parse_endpoint(place).kind) for name, place in self.services]
+        for name, _ in (*self.services, *self.connects):
+            check_service_name(name)
+        if len(set(offered)) != len(offered):
+            raise UsageError("a service is given twice under one name: choose another name for one of them")
+        for _, place in self.connects:
+            parse_endpoint(place, listening=True)
+        if self.proxy_listen and parse_endpoint(self.proxy_listen, listening=True).kind != TCP:
+            raise UsageError("the proxy listens on TCP: write --listen like 127.0.0.1:8080")
+        for cidr in self.egress_allow:
+            try:
+                ipaddress.ip_network(cidr, strict=False)
+            except ValueError:
+                raise UsageError(f"--egress-allow {cidr!r} is no network: write it like 192.168.1.0/24") from None
+        if self.errand not in ("", "file-send", "file-receive"):
+            raise UsageError(f"{self.errand!r} is no errand")
 
     def _check_interface(self) -> None:
         check_interface_name(self.interface)
@@ -353,9 +387,19 @@ class NodeConfig:
     def actors(self) -> tuple[str, ...]:
         """The actors this node consists of, in the order they are started."""
         names: tuple[str, ...] = ("sealer", "host", "discovery", "gossip", "ledger")
-        for actor, wanted in (("tun", self.vpn), ("dns", bool(self.dns)), ("api", bool(self.api))):
+        for actor, wanted in (
+            ("tun", self.vpn),
+            ("tunnels", bool(self.services or self.connects or self.egress or self.proxy_listen)),
+            ("dns", bool(self.dns)),
+            ("api", bool(self.api)),
+        ):
             names += (actor,) if wanted else ()
         return names
+
+    def listeners(self) -> tuple[tuple[str, str], ...]:
+        """What the tunnels actor listens on: (descriptor's name, endpoint). The supervisor opens them."""
+        found = [(f"listener:{number}", place) for number, (_, place) in enumerate(self.connects)]
+        return (*found, *((("listener:proxy", self.proxy_listen),) if self.proxy_listen else ()))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values that msgpack and JSON carry (tuples become lists there)."""

@@ -56,6 +56,8 @@ def socket_path(run_dir: Path, actor: str) -> Path:
 class Pipe(FastStream):
     """Plain bytes over the socket of a channel, those first that came together with its last frame."""
 
+    number = 0  # of the stream behind it, as the host calls it
+
 
 class Channel:
     """One connection between two actors, frame by frame. `taps`: who watches this process's messages."""

@@ -13,13 +13,16 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import trio
 
 from edgevpn.actors.actor_entry import actor_entry
+from edgevpn.actors.linux_process import raise_descriptor_limit
 from edgevpn.actors.mailbox import OpenStream, RequestError
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.actors.topics import Feed
@@ -40,6 +43,8 @@ from edgevpn.proto.messages import (
     PeerState,
     PingPeer,
     Pong,
+    StreamEnd,
+    StreamEndRequest,
     Take,
     Traffic,
     TrafficRequest,
@@ -47,7 +52,9 @@ from edgevpn.proto.messages import (
 from edgevpn.proto.queue_state import QueueState
 
 HOLD = 10.0
-MAX_WAITING = 256
+MAX_WAITING = 1024
+MAX_PIPES = 8192  # a tunnel is one; each costs a descriptor here and one in its actor
+MAX_ENDS = 8192  # of finished streams it is known for so long how they ended
 MAX_REDIAL = 64
 MAX_CONNECTIONS = 400  # where --max-connections says 0
 HUNG_UP_CHECK = 1.0
@@ -91,6 +98,7 @@ class HostActor:
         self._host = host
         self._nursery = nursery
         self._numbers = itertools.count(1)
+        self._ended_cleanly: OrderedDict[int, None] = OrderedDict()
         self._waiting: dict[int, _Waiting] = {}
         self._servers: dict[str, Feed] = {}
         self._book_path = shell.state_dir / "peers.json"
@@ -99,15 +107,19 @@ class HostActor:
 
     def register(self) -> None:
         mailbox = self._shell.mailbox
+        mailbox.max_connections = MAX_PIPES
+        raise_descriptor_limit()
         self._self.put("host", HostSelf(self._host.peer_id, list(self._host.listen_addrs())))
         mailbox.on_request(Connect, self._connect)
         mailbox.on_request(Disconnect, self._disconnect)
         mailbox.on_request(PingPeer, self._ping)
         mailbox.on_request(TrafficRequest, self._traffic)
+        mailbox.on_request(StreamEndRequest, self._stream_end)
         mailbox.on_pipe(Dial, self._dial)
         mailbox.on_pipe(Take, self._take)
         mailbox.feed_by_args("inbound", self._inbound_feed)
-        for actor in self._shell.config.actors():
+        config = self._shell.config
+        for actor in (*config.actors(), *(("errand",) if config.errand == "file-send" else ())):
             for protocol in protocols.SERVED_BY.get(actor, ()):
                 self._host.serve(protocol, self._inbound)
         self._shell.gauges |= {"peers": lambda: len(self._peers.items), "waiting_streams": lambda: len(self._waiting)}
@@ -201,13 +213,14 @@ class HostActor:
 
     async def _dial(self, request: Dial, open_stream: OpenStream) -> None:
         stream = await self._host.new_stream(request.peer_id, request.protocols, timeout=10)
+        number = next(self._numbers)
         try:
-            pipe = await open_stream(Dialed(stream.protocol))
+            pipe = await open_stream(Dialed(stream.protocol, number))
         except BaseException:
             with trio.CancelScope(shield=True):
                 await stream.reset()
             raise
-        await pump(pipe, stream)
+        await pump(pipe, stream, partial(self._note_clean_end, number))
 
     async def _inbound(self, stream: HostStream) -> None:
         """A peer opened a stream: it waits for its actor, and lives as long as the actor's pipe."""
@@ -245,24 +258,38 @@ class HostActor:
         waiting.taken.set()
         try:
             pipe = await open_stream(Done())
-            await pump(pipe, waiting.stream)
+            await pump(pipe, waiting.stream, partial(self._note_clean_end, request.number))
         finally:
             waiting.done.set()
 
+    def _note_clean_end(self, number: int) -> None:
+        self._ended_cleanly[number] = None
+        if len(self._ended_cleanly) > MAX_ENDS:
+            self._ended_cleanly.popitem(last=False)
 
-async def pump(pipe: FastStream, stream: HostStream) -> None:
+    async def _stream_end(self, request: StreamEndRequest) -> Body:
+        return StreamEnd(request.number in self._ended_cleanly)
+
+
+async def pump(pipe: FastStream, stream: HostStream, ended_cleanly: Callable[[], None] = lambda: None) -> None:
     """Bytes both ways between an actor and a peer, until both directions ended or either broke.
 
     An end of file in one direction closes just that direction; an actor that is gone (its end of the pipe is closed
-    altogether) ends both. On `/edgevpn/0.1` each IP packet must be one yamux data frame, so what the actor writes is
+    altogether) ends both. `ended_cleanly` is called before the actor can read the end of what the peer sent, unless
+    the stream broke. On `/edgevpn/0.1` each IP packet must be one yamux data frame, so what the actor writes is
     cut at packet boundaries first.
     """
     sent_all = trio.Event()
+    received_all = False
     async with trio.open_nursery() as nursery:
 
         async def outward() -> None:
             try:
                 await _send_outward(pipe, stream)
+                # An actor that left in the middle has not ended what it sent: the peer must not take it for that.
+                if stream.protocol in protocols.TORN_MATTERS and not received_all and pipe.hung_up():
+                    raise trio.BrokenResourceError
+                await stream.close()
             except (EdgevpnError, trio.BrokenResourceError, trio.ClosedResourceError):
                 nursery.cancel_scope.cancel()
             sent_all.set()
@@ -273,6 +300,8 @@ async def pump(pipe: FastStream, stream: HostStream) -> None:
         nursery.start_soon(outward)
         try:
             await stream.relay_to(pipe)
+            received_all = True
+            ended_cleanly()
             await pipe.send_eof()
             await sent_all.wait()
         except (EdgevpnError, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -292,4 +321,3 @@ async def _send_outward(pipe: FastStream, stream: HostStream) -> None:
                 await stream.write_message(packet)
         else:
             await stream.write(data)
-    await stream.close()

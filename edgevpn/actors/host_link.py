@@ -12,9 +12,26 @@ from contextlib import asynccontextmanager, suppress
 import trio
 
 from edgevpn.actors.client import ActorUnavailableError, Client, RefusedError
-from edgevpn.p2p.host_service import Inbound, PeerDown, PeerUp, StreamRefusedError
+from edgevpn.p2p.host_service import (
+    Inbound as Inbound,
+    PeerDown,
+    PeerUp,
+    StreamRefusedError as StreamRefusedError,
+)
 from edgevpn.proto import messages
-from edgevpn.proto.messages import Change, Dial, Dialed, Done, Event, HostSelf, PeerState, Snapshot, Take
+from edgevpn.proto.messages import (
+    Change,
+    Dial,
+    Dialed,
+    Done,
+    Event,
+    HostSelf,
+    PeerState,
+    Snapshot,
+    StreamEnd,
+    StreamEndRequest,
+    Take,
+)
 
 _INBOUND_AT_ONCE = 64  # streams being taken; more wait in the feed, bounded there
 
@@ -31,7 +48,16 @@ class HostLink:
             dialed, stream = await self._client.open_pipe(Dial(peer_id, list(protocols)), Dialed)
         except (ActorUnavailableError, RefusedError) as exc:
             raise StreamRefusedError(str(exc)) from exc
+        stream.number = dialed.number
         return dialed.protocol, stream
+
+    async def ended_cleanly(self, stream: object) -> bool:
+        """Whether the peer ended what it sent on `stream`, which has just read as at its end; False if it broke."""
+        try:
+            answer = await self._client.call(StreamEndRequest(getattr(stream, "number", 0)), StreamEnd, timeout=2)
+        except (ActorUnavailableError, RefusedError):
+            return False  # the host went away, and the stream with it
+        return answer.clean
 
     async def connect(self, peer_id: str, addrs: Sequence[str], *, source: str = "gossip") -> None:
         """Raises StreamRefusedError when no address answers."""
@@ -67,6 +93,7 @@ class HostLink:
                     _, stream = await self._client.open_pipe(Take(event.number), Done)
                 except (ActorUnavailableError, RefusedError):
                     return  # it waited too long, or its connection is gone
+                stream.number = event.number
                 try:
                     await send.send(Inbound(event.peer_id, event.protocol, stream))
                 except BaseException:

@@ -34,6 +34,7 @@ from edgevpn.ledger.routes import routing_table
 from edgevpn.ledger.state import LedgerState, WriteRefusedError
 from edgevpn.ledger.trickle import Trickle
 from edgevpn.proto.block import Block, Storage, read_block_untrusted, write_block
+from edgevpn.proto.entry import Entry
 from edgevpn.proto.gossip_message import compress, decompress_untrusted
 from edgevpn.proto.messages import (
     Announce,
@@ -58,7 +59,18 @@ from edgevpn.proto.messages import (
     Withdraw,
 )
 from edgevpn.proto.peer_key import PrivateKey
-from edgevpn.proto.values import DNS, HEALTHCHECK, MACHINES, Machine, write_heartbeat, write_value
+from edgevpn.proto.values import (
+    DNS,
+    EGRESS,
+    FILES,
+    HEALTHCHECK,
+    MACHINES,
+    SERVICES,
+    USERS,
+    Machine,
+    write_heartbeat,
+    write_value,
+)
 
 FIRST_INTERVAL = 0.25  # Trickle's smallest interval
 REDUNDANCY = 2  # who heard so many say the same in an interval keeps quiet
@@ -111,7 +123,8 @@ class LedgerActor:
         self._dns = shell.mailbox.state("dns")
         self._dns_bucket: object = None  # what the state "dns" was made of
         self._buckets = shell.mailbox.state("buckets")
-        self._shown: Storage = {}
+        self._marked: Storage = {}
+        self._shown = {bucket: shell.mailbox.state(bucket) for bucket in (USERS, SERVICES, FILES, EGRESS)}
         shell.mailbox.on_request(LedgerRequest, self._entries)
         shell.mailbox.on_request(BlockRequest, self._block)
         shell.mailbox.on_request(Announce, self._announce)
@@ -223,24 +236,26 @@ class LedgerActor:
         self.store.note_change()
         if self.dhcp is not None:
             self.dhcp.note_change()
-        bucket = self.state.storage.get(DNS)
-        if bucket is not self._dns_bucket:
-            self._dns_bucket = bucket
+        patterns = self.state.storage.get(DNS)
+        if patterns is not self._dns_bucket:
+            self._dns_bucket = patterns
             found = dns_entries(self.state.storage)
             self._dns.replace({key: DnsPattern(one.value, place) for place, (key, one) in enumerate(found.items())})
         self._mark_buckets()
+        for bucket, state in self._shown.items():
+            state.replace({key: _entry(bucket, key, one) for key, one in self.state.entries(bucket).items()})
 
     def _mark_buckets(self) -> None:
         """Which buckets changed: storages share those that did not."""
         storage, marks = self.state.storage, self._buckets.items
         for name, content in storage.items():
-            if content is not self._shown.get(name):
+            if content is not self._marked.get(name):
                 before = marks.get(name)
                 change = before.change + 1 if isinstance(before, BucketMark) else 1
                 self._buckets.put(name, BucketMark(sum(not entry.deleted for entry in content.values()), change))
         for name in [name for name in marks if name not in storage]:
             self._buckets.remove(name)
-        self._shown = storage
+        self._marked = storage
 
     # --- hearing
 
@@ -360,7 +375,7 @@ class LedgerActor:
 
     async def _entries(self, request: LedgerRequest) -> Body:
         found = [
-            LedgerEntry(bucket, key, entry.value, entry.owner, entry.version, entry.updated_at, entry.deleted)
+            _entry(bucket, key, entry)
             for bucket, items in sorted(self.state.storage.items())
             if request.bucket in ("", bucket)
             for key, entry in sorted(items.items())
@@ -383,6 +398,10 @@ class LedgerActor:
         self._note_change()
         await self.store.settled()
         return Done()
+
+
+def _entry(bucket: str, key: str, entry: Entry) -> LedgerEntry:
+    return LedgerEntry(bucket, key, entry.value, entry.owner, entry.version, entry.updated_at, entry.deleted)
 
 
 # What a peer's block can make long runs in a thread: meanwhile the actor answers.

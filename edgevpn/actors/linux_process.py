@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import time
 
@@ -120,6 +121,12 @@ class TitleArea:
         if self._size > 1:
             text = title.encode()[: self._size - 1]
             ctypes.memmove(self._start, text.ljust(self._size, b"\0"), self._size)
+
+
+def raise_descriptor_limit() -> None:
+    """As many descriptors as this process may have: the soft limit of old programs (1024) is for select(2)."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def can_fork_siblings() -> bool:

@@ -10,7 +10,7 @@ supervisor starts it again.
 The socket is bound by the supervisor before the actor's process exists (`bind_socket`), and inherited: so clients
 that come early wait instead of asking again, and no actor can put its own socket in the place of another's.
 
-Bounds: MAX_CONNECTIONS clients at once (a further one is closed at once), HELLO_TIMEOUT seconds for a client to say
+Bounds: `max_connections` clients at once (a further one is closed at once), HELLO_TIMEOUT seconds for a client to say
 what it wants.
 """
 
@@ -102,6 +102,7 @@ class Mailbox:
         self._states: dict[str, State] = {}
         self._feeds: dict[str, FeedFactory] = {}
         self._connections = 0
+        self.max_connections = MAX_CONNECTIONS
         self.taps = Taps()
         self.refused = 0
         self.served = 0
@@ -190,7 +191,7 @@ class Mailbox:
         self._connections += 1
         try:
             caller = self._caller(peer_credentials(stream).uid)
-            if self._connections > MAX_CONNECTIONS or caller is None:
+            if self._connections > self.max_connections or caller is None:
                 self.refused += 1
                 return
             with trio.move_on_after(HELLO_TIMEOUT) as deadline:

@@ -25,6 +25,7 @@ from edgevpn.actors.secret_store import Descriptors
 from edgevpn.actors.stages import stages_for
 from edgevpn.actors.supervisor import supervise
 from edgevpn.actors.template_start import StartedTemplate, start_template
+from edgevpn.actors.tunnel_listeners import open_listener
 from edgevpn.actors.users import NO_USERS, Users
 from edgevpn.config import NodeConfig
 from edgevpn.errors import EdgevpnError
@@ -66,8 +67,10 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
             for what, sock in listeners.open_dns(config.dns).items():
                 undo.callback(sock.close)
                 descriptors[what] = sock.fileno()
-        trio.run(supervise, config, descriptors, key.peer_id, template, actor_users)
-    return 0
+        for what, place in config.listeners():
+            listener = undo.enter_context(open_listener(place))
+            descriptors[what] = listener.fileno()
+        return trio.run(supervise, config, descriptors, key.peer_id, template, actor_users)
 
 
 def _users_for(config: NodeConfig) -> Users:

@@ -29,6 +29,7 @@ MAY_HAVE: dict[str, frozenset[str]] = {
     "dns-tcp6": frozenset({"dns"}),
     "api-listener": frozenset({"api"}),
     "api-token": frozenset({"api"}),
+    "listener": frozenset({"tunnels"}),  # "listener:0", ...
 }
 
 
@@ -58,7 +59,7 @@ class SecretStore:
     def grant(self, request: Grant) -> tuple[Body, list[int]]:
         """Answer a Grant. Raises RequestError when the ticket does not open that."""
         actor = self._tickets.get(request.ticket)
-        if actor is None or actor not in MAY_HAVE.get(request.what, frozenset()):
+        if actor is None or actor not in MAY_HAVE.get(request.what.partition(":")[0], frozenset()):
             raise RequestError("refused", f"no {request.what} for that ticket")
         if request.what not in self._descriptors:
             raise RequestError("absent", f"this node has no {request.what}")

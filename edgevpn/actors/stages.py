@@ -24,6 +24,7 @@ NEEDS = {
     "tun": LIBP2P,
     "dns": BASE,
     "api": WEB,
+    "tunnels": BASE,
 }
 
 # Profiles of seccomp_profile. "local": Unix sockets alone. An actor that is not here gets "network".

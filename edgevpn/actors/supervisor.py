@@ -17,6 +17,7 @@ import random
 import signal
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from edgevpn.actors.actor_tree import (
 )
 from edgevpn.actors.channel import socket_path
 from edgevpn.actors.client import Client
+from edgevpn.actors.errand import Errand
 from edgevpn.actors.linux_process import age, memory
 from edgevpn.actors.log_intake import Intake
 from edgevpn.actors.mailbox import Mailbox, RequestError, bind_socket
@@ -49,7 +51,7 @@ from edgevpn.actors.supervision import Phase, Supervision
 from edgevpn.actors.template_start import StartedTemplate
 from edgevpn.actors.users import NO_USERS, VARIABLE, Users
 from edgevpn.config import NodeConfig
-from edgevpn.errors import NodeUselessError, SetupError, UsageError
+from edgevpn.errors import EdgevpnError, NodeUselessError, SetupError, UsageError
 from edgevpn.proto.log_lines import tidy_traceback
 from edgevpn.proto.messages import (
     ActorExit,
@@ -60,6 +62,7 @@ from edgevpn.proto.messages import (
     Done,
     Grant,
     Heartbeat,
+    Leave,
     NodeStatus,
     ReadLease,
     RestartActor,
@@ -70,6 +73,8 @@ from edgevpn.proto.messages import (
 )
 
 STOP_GRACE = 1.5
+LEAVE_GRACE = 1.0
+LEAVE_GOSSIP = 0.2  # for the ledger's last word to get out
 RESTART_TIMEOUT = 10.0
 MAILBOX_DESCRIPTOR = 41  # the number of its mailbox's socket in an actor
 ENTRY = "edgevpn.actors.{name}:main"
@@ -111,6 +116,7 @@ class Supervisor:
         self._failure: Exception | None = None
         self._listen: list[str] = list(config.listen)
         self._kept = {name: _Kept(name, Supervision(random.Random())) for name in config.actors()}  # noqa: S311
+        self._errand = Errand(config.run_dir, config.errand_words) if config.errand else None
         self._manager = ServiceManager()
         self._view = NodeView(config, run_dir, peer_id, self._manager)
         self._addresses = OwnAddresses(config, store)
@@ -119,8 +125,11 @@ class Supervisor:
         self._mailbox = Mailbox("supervisor", run_dir, listener=own, users=users)
         self._nursery: trio.Nursery
 
-    async def run(self) -> None:
-        """Until asked to stop. Raises the reason when an actor cannot start at all."""
+    async def run(self) -> int:
+        """Until asked to stop, or the errand is done; the exit code.
+
+        Raises the reason when an actor cannot start at all.
+        """
         mailbox = self._mailbox
         mailbox.on_request(Heartbeat, self._heartbeat)
         mailbox.on_request(ActorsRequest, self._actors)
@@ -140,9 +149,14 @@ class Supervisor:
             nursery.start_soon(self._view.follow)
             nursery.start_soon(self._view.tell_progress)
             nursery.start_soon(self._manager.keep_alive)
+            if self._errand is not None:
+                nursery.start_soon(self._run_errand, self._errand)
             await self._stop.wait()
             self._view.stopping = True
             self._manager.tell(STOPPING="1", STATUS="stopping")
+            if self._errand is not None:
+                await self._errand.end()
+            await self._leave()
             with trio.CancelScope(shield=True), trio.move_on_after(STOP_GRACE + 0.5):
                 async with trio.open_nursery() as stopping:
                     for kept in self._kept.values():
@@ -151,6 +165,19 @@ class Supervisor:
             nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
+        return self._errand.code if self._errand is not None else 0
+
+    async def _run_errand(self, errand: Errand) -> None:
+        await errand.run()
+        self._stop.set()
+
+    async def _leave(self) -> None:
+        """What we announced for others to use is taken back, while there is still somebody to say it."""
+        if "tunnels" in self._kept and self._failure is None:
+            with suppress(EdgevpnError), trio.move_on_after(LEAVE_GRACE) as scope:
+                scope.shield = True
+                await Client(self._run_dir, "tunnels", caller="supervisor", wait=False).call(Leave(), Done)
+                await trio.sleep(LEAVE_GOSSIP)
 
     # --- keeping actors
 
@@ -406,12 +433,15 @@ async def supervise(
     peer_id: str,
     template: StartedTemplate | None,
     users: Users = NO_USERS,
-) -> None:
-    """Run a node in its locked run directory until it is asked to stop (SIGINT, SIGTERM, a Stop message)."""
+) -> int:
+    """Run a node in its locked run directory until it is asked to stop (SIGINT, SIGTERM, a Stop message).
+
+    The exit code.
+    """
     run_dir = Path(config.run_dir)
     group = users.group if users.uids else None
     stages = stages_for(api=bool(config.api))
     async with open_actor_tree(
         "edgevpn", run_dir, template=template, stages=stages, debug=config.debug, group=group
     ) as tree:
-        await Supervisor(config, run_dir, SecretStore(descriptors), tree, peer_id, users).run()
+        return await Supervisor(config, run_dir, SecretStore(descriptors), tree, peer_id, users).run()

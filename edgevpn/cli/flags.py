@@ -280,6 +280,12 @@ API_ACCESS: tuple[Flag, ...] = (
     Flag("api-host", "list", (), "EDGEVPNAPIHOST", "Names the API may be called by, besides its addresses"),
 )
 
+# With `edgevpn`, `service-add` and `service-connect`.
+TUNNELS: tuple[Flag, ...] = (
+    Flag("service", "list", (), "EDGEVPNSERVICE", "Offer a service, as NAME=HOST:PORT or NAME=udp://HOST:PORT"),
+    Flag("connect", "list", (), "EDGEVPNCONNECT", "Listen for a service, as NAME=:PORT or NAME=udp://HOST:PORT"),
+)
+
 ROOT_ONLY: tuple[Flag, ...] = (
     Flag("address", "list", ("10.1.0.1/24",), "ADDRESS", "VPN address with its prefix length; empty for none"),
     Flag("interface", "str", "edgevpn0", "IFACE", "Name of the interface"),
@@ -303,8 +309,16 @@ ROOT_ONLY: tuple[Flag, ...] = (
     Flag("transient-conn", "bool", False, "TRANSIENTCONN", "Use relayed connections for packets", _NO_RELAY),
     Flag("dns", "str", "", "DNSADDRESS", "Where to serve DNS, like 10.1.0.1:53; empty for nowhere"),
     *DNS,
-    Flag("egress", "bool", False, "EGRESS", "Serve HTTP requests of other nodes", "there is no egress proxy"),
-    Flag("egress-announce-time", "int", 200, "EGRESSANNOUNCE", "Pause between its announcements (s)", "see --egress"),
+    *TUNNELS,
+    Flag("egress", "bool", False, "EGRESS", "Connect to the Internet for the nodes that run `edgevpn proxy`"),
+    Flag("egress-announce-time", "int", 200, "EGRESSANNOUNCE", "Pause between its announcements (s)"),
+    Flag(
+        "egress-allow",
+        "list",
+        (),
+        "EGRESSALLOW",
+        "Networks (CIDR) that --egress connects to though they are private, loopback or the like",
+    ),
 )
 
 ROOT: tuple[Flag, ...] = ROOT_ONLY + COMMON

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 from edgevpn.actors.template_start import StartedTemplate, hand_over
 from edgevpn.cli.flags import SECRET_ENVIRONMENT, Settings
-from edgevpn.cli.node_commands import dns_fields
+from edgevpn.cli.node_commands import api_fields, dns_fields
 from edgevpn.config import (
     MIN_MTU_IPV6,
     OWNERSHIP_MODES,
@@ -102,7 +102,7 @@ def node_config(
         libp2p_log_level=values["libp2p-log-level"].lower(),
         debug=values["debug"],
         **(dns_fields(values["dns"], values) if vpn and values["dns"] else {}),
-        **(_api(settings) if vpn else {}),
+        **(api_fields(values["api-listen"] if values["api"] else "", values) if vpn else {}),
         **purpose,
     )
     return config, notes
@@ -136,15 +136,6 @@ def _each(parse: Callable[[str], T], name: str, settings: Settings) -> Iterator[
             yield parse(text)
         except EdgevpnError as exc:
             raise UsageError(f"{source}: {exc}") from None
-
-
-def _api(settings: Settings) -> dict[str, Any]:
-    values = settings.values
-    return {
-        "api": values["api-listen"].strip() if values["api"] else "",
-        "api_auth": values["api-auth"].strip().lower(),
-        "api_hosts": values["api-host"],
-    }
 
 
 def _listen(settings: Settings, notes: list[str]) -> tuple[str, ...]:

@@ -41,17 +41,13 @@ COMMANDS: dict[str, Command] = {
     ),
     "top": Command("edgevpn.cli.top:top", "top", "Show nodes, paths, rates and processes, live"),
     "logs": Command("edgevpn.cli.logs:logs", "logs [NAME]", "Show the node's log, or one actor's"),
+    "tunnels": Command("edgevpn.cli.tunnels:tunnels", "tunnels", "Show services, egress and proxy of the node"),
     "ping": Command("edgevpn.cli.ask:ping", "ping PEER|IP", "Measure the way to a peer"),
     "unit": Command("edgevpn.cli.unit:unit", "unit", "Print a systemd unit for this installation"),
     "api-url": Command("edgevpn.cli.api_url:api_url", "api-url", "Show where the dashboard is, with its token"),
     "repl": Command("edgevpn.cli.repl:repl", "repl NAME [-c CODE]", "Open a Python prompt inside a running actor"),
 }
 NOT_HERE_YET = {
-    "service-add": "offer a TCP service",
-    "service-connect": "connect to a TCP service",
-    "file-send": "offer a file",
-    "file-receive": "fetch a file",
-    "proxy": "send HTTP requests through other nodes",
     "peergater": "make keys for the peer guard",
 }
 ALIASES = {"sa": "service-add", "sc": "service-connect", "fs": "file-send", "fr": "file-receive"}
@@ -151,7 +147,9 @@ def _root(given: dict[str, list[str]]) -> int:
         return 0
     _tell(f"{settings.given[name]} does nothing without -g" for name in ("b", "key-otp-interval") if name in given)
     _tell(notices(ROOT, settings.given))
-    return _bring_up(settings, Purpose(values["interface"], {}), vpn=True)
+    from edgevpn.cli.tunnel_commands import root_fields
+
+    return _bring_up(settings, Purpose(values["interface"], root_fields(settings)), vpn=True)
 
 
 def _start(name: str, given: dict[str, list[str]], words: list[str]) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from edgevpn.cli.flags import API_ACCESS, COMMON, DNS, Flag, Settings
+from edgevpn.cli.flags import API_ACCESS, COMMON, DNS, TUNNELS, Flag, Settings
 from edgevpn.errors import UsageError
 
 DNS_LISTEN = "127.0.0.1:53"
@@ -75,14 +75,21 @@ def api(settings: Settings, words: Sequence[str]) -> Purpose:
         raise UsageError("`edgevpn api` takes flags only")
     values = settings.values
     fields = {
-        "api": values["listen"].strip(),
-        "api_auth": values["api-auth"].strip().lower(),
-        "api_hosts": values["api-host"],
+        **api_fields(values["listen"], values),
         "heartbeats": values["enable-healthchecks"],
     }
     if not fields["api"]:
         raise UsageError("--listen is empty: say where to serve the API, like 127.0.0.1:8080")
     return Purpose("api", fields)
+
+
+def api_fields(listen: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a NodeConfig that the API's flags stand for; an empty `listen` means none is served."""
+    return {
+        "api": listen.strip(),
+        "api_auth": values["api-auth"].strip().lower(),
+        "api_hosts": values["api-host"],
+    }
 
 
 API_FLAGS = (
@@ -95,6 +102,24 @@ API_FLAGS = (
         "Tell the network from the start that this node is alive, not only once it has written something",
     ),
     *API_ACCESS,
+)
+_SERVICE = (
+    Flag("name", "str", "", "", "Name of the service, instead of the first word"),
+    Flag("address", "str", "", "", "Address, instead of the second word"),
+    *TUNNELS,
+)
+_FILE = (
+    Flag("name", "str", "", "", "Name of the file in the network, instead of the first word"),
+    Flag("path", "str", "", "", "Path here, instead of the second word"),
+    Flag("json", "bool", False, "", "Print what came of it as JSON"),
+)
+_PROXY = (
+    Flag("listen", "str", ":8080", "PROXYLISTEN", "Where to listen; 127.0.0.1:8080 keeps it to this machine"),
+    Flag("api", "bool", False, "API", "Serve the HTTP API and the dashboard"),
+    Flag("api-listen", "str", "127.0.0.1:8081", "APILISTEN", "Where to serve it: ADDRESS:PORT or unix:///PATH"),
+    *API_ACCESS,
+    Flag("interval", "int", 120, "PROXYINTERVAL", "Pause between announcements of this node (s)"),
+    Flag("dead-interval", "int", 600, "PROXYDEADINTERVAL", "Silence after which an egress node is not used (s)"),
 )
 
 NODE_COMMANDS: dict[str, NodeCommand] = {
@@ -110,5 +135,35 @@ NODE_COMMANDS: dict[str, NodeCommand] = {
     ),
     "api": NodeCommand(
         API_FLAGS, f"{__name__}:api", "api [FLAGS]", "Join the network without an interface, and serve the HTTP API"
+    ),
+    "service-add": NodeCommand(
+        _SERVICE,
+        "edgevpn.cli.tunnel_commands:service_add",
+        "service-add [FLAGS] NAME HOST:PORT",
+        "Offer a TCP (or udp://) service to the network",
+    ),
+    "service-connect": NodeCommand(
+        _SERVICE,
+        "edgevpn.cli.tunnel_commands:service_connect",
+        "service-connect [FLAGS] NAME LISTEN",
+        "Listen here for a service of another node",
+    ),
+    "proxy": NodeCommand(
+        _PROXY,
+        "edgevpn.cli.tunnel_commands:proxy",
+        "proxy [FLAGS]",
+        "Serve HTTP and SOCKS 5 here, through nodes that run with --egress",
+    ),
+    "file-send": NodeCommand(
+        (*_FILE, Flag("once", "bool", False, "", "End when one receiver has all of it")),
+        "edgevpn.cli.file_commands:file_send",
+        "file-send [FLAGS] NAME PATH",
+        "Offer a file or a directory to the network, until interrupted",
+    ),
+    "file-receive": NodeCommand(
+        (*_FILE, Flag("give-up", "duration", "0s", "", "Longest wait for all of it; 0 for as long as it takes")),
+        "edgevpn.cli.file_commands:file_receive",
+        "file-receive [FLAGS] NAME PATH",
+        "Get a file or a directory that another node offers; it goes on where it broke off",
     ),
 }

@@ -122,6 +122,7 @@ class HostStream:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return 0  # told to the task below, by its own write
 
+        self._stream.relay()
         try:
             while True:
                 self._stream.sink = write_now

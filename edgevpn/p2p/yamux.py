@@ -10,6 +10,8 @@ for the connection. `yamux_frames` has the wire format; `Connection` and `Stream
   What we must answer whatever we do (pings, window updates, resets) is bounded by `QUEUE_LIMIT`: a peer that makes us
   queue more without reading is dropped.
 - A peer that breaks the protocol, overruns a window, or lets `MAX_UNREAD` bytes pile up ends its own connection only.
+  (It never must end one that keeps to its windows: they grow by `MAX_GROWN` together, and each stream that an actor
+  has taken may wait with a first window full.)
 - Keep-alive: when a ping goes out and nothing at all arrives for `PING_TIMEOUT`, the link is dead.
 - The receive window of a stream starts at 256 KiB and doubles, up to 16 MiB, while the reader drains it faster than
   four round trips (as go-yamux does).
@@ -64,8 +66,9 @@ log = logging.getLogger(__name__)
 MAX_FRAME = 65519 - 12  # a data frame of ours and its header fill one noise frame
 QUEUE_HIGH = 256 * 1024
 QUEUE_LIMIT = 4 * 1024 * 1024
-MAX_UNREAD = 64 * 1024 * 1024  # of all streams of a connection together
-MAX_STREAMS = 1024  # open at once in each direction
+MAX_UNREAD = 64 * 1024 * 1024  # of all streams of a connection together, beside the first window of relayed ones
+MAX_GROWN = 48 * 1024 * 1024  # by which the windows of a connection's streams may have grown, together
+MAX_STREAMS = 4096  # open at once in each direction
 BACKLOG = 256  # inbound streams not yet accepted
 FLUSH = 0.5
 PING_INTERVAL = 15.0
@@ -107,6 +110,7 @@ class Stream(IMuxedStream):
         self._granted = INITIAL_WINDOW  # what it may still send
         self._consumed = 0
         self._granted_at = trio.current_time()
+        self._relayed = False
         self._counted = True  # in the connection's `unread`, as long as it knows the stream
         self._readable = ParkingLot()
         self._writable = ParkingLot()
@@ -150,13 +154,17 @@ class Stream(IMuxedStream):
             return
         now = trio.current_time()
         delta = self._consumed
-        if now - self._granted_at < 4 * self.muxed_conn.rtt and self._window < MAX_WINDOW:
+        if now - self._granted_at < 4 * self.muxed_conn.rtt and self._may_grow():
+            self.muxed_conn.grown += self._window
             delta += self._window
             self._window *= 2
         self._consumed = 0
         self._granted += delta
         self._granted_at = now
         self.muxed_conn.send_frame(WINDOW_UPDATE, 0, self.stream_id, delta)
+
+    def _may_grow(self) -> bool:
+        return self._counted and self._window < MAX_WINDOW and self.muxed_conn.grown + self._window <= MAX_GROWN
 
     # --- writing
 
@@ -249,10 +257,19 @@ class Stream(IMuxedStream):
         """Bytes that the peer may still send."""
         return self._granted
 
-    def forgotten(self) -> int:
-        """The connection stops counting the stream; returns the unread bytes it had."""
-        self._counted = False
-        return len(self._received)
+    def relay(self) -> None:
+        """An actor has taken the stream: what it may leave unread for a while is not held against the peer."""
+        if not self._relayed and self._counted:
+            self._relayed = True
+            self.muxed_conn.relayed += 1
+
+    def forgotten(self) -> None:
+        """The connection stops counting the stream."""
+        if self._counted:
+            self._counted = False
+            self.muxed_conn.unread -= len(self._received)
+            self.muxed_conn.grown -= self._window - INITIAL_WINDOW
+            self.muxed_conn.relayed -= self._relayed
 
     def _forget_if_done(self) -> None:
         if self._wrote_fin and self._read_fin:
@@ -329,6 +346,8 @@ class Connection(IMuxedConn):
         self.last_received = self.opened_at
         self.end_reason = ""
         self.unread = 0
+        self.grown = 0  # by which windows are larger than the first
+        self.relayed = 0  # streams that actors have taken
         self.queued = 0
         self.drained = ParkingLot()
         self._session: Session = conn  # type: ignore[assignment]  # made by our NoiseTransport
@@ -464,7 +483,7 @@ class Connection(IMuxedConn):
 
     def forget(self, stream: Stream) -> None:
         if self._streams.pop(stream.stream_id, None) is not None:
-            self.unread -= stream.forgotten()
+            stream.forgotten()
             if not self._is_ours(stream.stream_id):
                 self._inbound -= 1
 
@@ -492,7 +511,7 @@ class Connection(IMuxedConn):
             for frame in parse_frames_untrusted(buffer):
                 self._handle(frame)
             self._check_partial(buffer)
-            if self.unread > MAX_UNREAD:
+            if self.unread > MAX_UNREAD + self.relayed * INITIAL_WINDOW:
                 raise UntrustedDataError("yamux: more unread data than this connection may hold")
 
     def _check_partial(self, buffer: bytearray) -> None:

@@ -17,8 +17,22 @@ DATAGRAM = "/edgevpn-py/datagram/1"
 # Packets with the Go program: one IP packet a yamux data frame.
 EDGEVPN_PACKETS = "/edgevpn/0.1"
 
+# TCP through a service, a file's bytes, one HTTP request: with the Go program, as it does them.
+SERVICE = "/edgevpn/service/0.1"
+FILE = "/edgevpn/file/0.1"
+EGRESS = "/edgevpn/egress/0.1"
+# The same between nodes of ours (edgevpn/proto/tunnel_wire.py, edgevpn/proto/file_wire.py).
+TUNNEL = "/edgevpn-py/tunnel/1"
+FILES = "/edgevpn-py/file/1"
+
+# Of these streams the host tells how they ended: an end of file must not stand for a connection that broke.
+TORN_MATTERS = frozenset((SERVICE, FILE, EGRESS, TUNNEL, FILES))
+
+# By actor; "errand" is the process of a command that is a node for one purpose.
 SERVED_BY: dict[str, tuple[str, ...]] = {
     "gossip": MESHSUB,
     "discovery": (KADEMLIA,),
     "tun": (PACKET_STREAM, EDGEVPN_PACKETS, DATAGRAM),
+    "tunnels": (TUNNEL, SERVICE, EGRESS),
+    "errand": (FILES, FILE),
 }

@@ -22,6 +22,7 @@ from scripts.labkit.dns_load import measure_dns
 from scripts.labkit.idle import measure_idle
 from scripts.labkit.namespaces import Lab, LabError, Node
 from scripts.labkit.nodes import Vpn, environment, new_token
+from scripts.labkit.tunnels import measure_files, measure_tunnels
 
 ACTORS = ("sealer", "host", "discovery", "gossip", "ledger", "tun")
 NOBODY = "12D3KooWQPdPtQbfhsmWCQRyquGuxjxEciCEmp1FxzFLN3gCJ5cz"
@@ -200,6 +201,8 @@ WHAT: dict[str, Callable[[int, Callable[[str], None]], dict[str, Any] | None]] =
     "idle": measure_idle,
     "disk": measure_disk,
     "dhcp": measure_dhcp,
+    "tunnels": measure_tunnels,
+    "files": measure_files,
     "go": measure_go,
 }
 

@@ -473,6 +473,33 @@ async def test_unread_data_of_all_streams_together_is_bounded(monkeypatch: pytes
         assert "unread" in connection.end_reason
 
 
+async def test_streams_that_actors_have_taken_may_wait_with_full_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yamux, "MAX_UNREAD", 1000)
+    async with against_raw_peer() as (connection, peer):
+        for number in range(3):
+            await peer.send(HEADER.pack(0, DATA, SYN, 1 + 2 * number, 400) + bytes(400))
+            (await connection.accept_stream()).relay()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not connection.is_closed
+        await peer.send((WINDOW_UPDATE, RST, 1, 0), (WINDOW_UPDATE, RST, 3, 0), (WINDOW_UPDATE, RST, 5, 0))
+        await trio.testing.wait_all_tasks_blocked()
+        assert (connection.relayed, connection.unread, connection.grown) == (0, 0, 0)
+
+
+async def test_windows_grow_within_a_bound_for_all_streams_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yamux, "MAX_GROWN", INITIAL_WINDOW)
+    async with against_raw_peer() as (connection, peer):
+        connection.rtt = 1e6
+        for number in (1, 3):
+            await peer.send(HEADER.pack(0, DATA, SYN, number, INITIAL_WINDOW) + bytes(INITIAL_WINDOW))
+            stream = await connection.accept_stream()
+            received = 0
+            while received < INITIAL_WINDOW:
+                received += len(await stream.read())
+            assert connection.grown == INITIAL_WINDOW
+            assert stream.grant == (2 * INITIAL_WINDOW if number == 1 else INITIAL_WINDOW)
+
+
 async def test_unread_data_of_a_stream_that_was_reset_is_not_counted() -> None:
     async with against_raw_peer() as (connection, peer):
         await peer.send(HEADER.pack(0, DATA, SYN, 1, 400) + bytes(400), (WINDOW_UPDATE, RST, 1, 0))

@@ -127,8 +127,8 @@ def test_a_flag_without_effect_says_so_when_it_is_given() -> None:
 
     assert lines("--mtu", "1300") == []
     assert lines() == []
-    assert lines("--egress") == [
-        "--egress is accepted for compatibility but does nothing yet (there is no egress proxy)"
+    assert lines("--low-profile") == [
+        "--low-profile is accepted for compatibility but does nothing yet (it is not needed)"
     ]
     assert lines(env={"LIMITENABLE": "true"}) == [
         "--limit-enable (set by LIMITENABLE) is accepted for compatibility but does nothing yet "

@@ -20,13 +20,16 @@ Who answers what:
   every actor   Heartbeat, StatsRequest, VitalsRequest (the supervisor too); pipes OpenRepl, Heartbeat
   supervisor    ActorsRequest, RestartActor, StatusRequest, Stop, Grant (its reply carries descriptors), ReadLease,
                 SetAddresses
-  host          Connect, Disconnect, PingPeer, TrafficRequest; pipes Dial, Take; states "self", "peers"; feed "inbound"
+  host          Connect, Disconnect, PingPeer, TrafficRequest, StreamEndRequest; pipes Dial, Take; states "self",
+                "peers"; feed "inbound"
   sealer        Seal, Open; state "windows"
   gossip        Publish; state "members"; feed "messages"
-  ledger        LedgerRequest, BlockRequest, Announce, Withdraw; states "routes", "dhcp", "dns", "buckets"
+  ledger        LedgerRequest, BlockRequest, Announce, Withdraw; states "routes", "dhcp", "dns", "buckets", "users",
+                "services", "files", "egress"
   tun           PathsRequest
   dns           NamesRequest
   api           ApiRequest
+  tunnels       TunnelsRequest, Leave
 
 The bodies stand in one module for each actor, which also names their union; a new module joins `Body` below.
 `encode` and `decode_untrusted` are the only ways in and out. Validation is msgspec's, the bytes are msgpack's.
@@ -41,7 +44,7 @@ import msgpack  # type: ignore[import-untyped]
 import msgspec
 
 from edgevpn.errors import UntrustedDataError
-from edgevpn.proto.messages import api, common, dns, gossip, host, ledger, sealer, supervisor, tun
+from edgevpn.proto.messages import api, common, dns, gossip, host, ledger, sealer, supervisor, tun, tunnels
 from edgevpn.proto.messages.api import (
     ApiInfo as ApiInfo,
     ApiRequest as ApiRequest,
@@ -82,6 +85,8 @@ from edgevpn.proto.messages.host import (
     PeerState as PeerState,
     PingPeer as PingPeer,
     Pong as Pong,
+    StreamEnd as StreamEnd,
+    StreamEndRequest as StreamEndRequest,
     Take as Take,
     Traffic as Traffic,
     TrafficRequest as TrafficRequest,
@@ -126,6 +131,12 @@ from edgevpn.proto.messages.tun import (
     PathsRequest as PathsRequest,
     PathState as PathState,
 )
+from edgevpn.proto.messages.tunnels import (
+    Leave as Leave,
+    Tunnels as Tunnels,
+    TunnelsRequest as TunnelsRequest,
+    TunnelState as TunnelState,
+)
 
 VERSION = 1
 LENGTH = struct.Struct(">I")
@@ -143,6 +154,7 @@ Body: TypeAlias = (
     | tun.Bodies
     | dns.Bodies
     | api.Bodies
+    | tunnels.Bodies
 )
 
 

@@ -61,7 +61,10 @@ class Dial(Message, frozen=True):
 
 
 class Dialed(Message, frozen=True):
+    """`number`: what StreamEndRequest calls the stream."""
+
     protocol: str
+    number: int = 0
 
 
 class Inbound(Message, frozen=True):
@@ -90,6 +93,22 @@ class Traffic(Message, frozen=True):
     by_peer: dict[str, list[int]]
 
 
+class StreamEndRequest(Message, frozen=True):
+    """How what the peer sent on a stream ended, asked when its pipe is at its end. Answered by StreamEnd.
+
+    `number`: that of Dialed or Take. A pipe can't tell by itself: a Unix socket that was closed reads as one that was
+    ended in order.
+    """
+
+    number: int
+
+
+class StreamEnd(Message, frozen=True):
+    """`clean`: the peer ended its direction; False: the stream broke, or nothing is known of it (any more)."""
+
+    clean: bool
+
+
 Bodies: TypeAlias = (
     HostSelf
     | PeerState
@@ -103,4 +122,6 @@ Bodies: TypeAlias = (
     | Take
     | TrafficRequest
     | Traffic
+    | StreamEndRequest
+    | StreamEnd
 )

@@ -14,6 +14,8 @@ class LedgerRequest(Message, frozen=True):
 
 
 class LedgerEntry(Message, frozen=True):
+    """One entry; also the value of the states "users", "services", "files" and "egress", by key (no tombstones)."""
+
     bucket: str
     key: str
     value: str
@@ -83,6 +85,7 @@ class DnsPattern(Message, frozen=True):
 Bodies: TypeAlias = (
     LedgerRequest
     | LedgerReply
+    | LedgerEntry
     | BlockRequest
     | BlockReply
     | BucketMark

@@ -1,0 +1,33 @@
+"""Tests with the Go program: they need it, at EDGEVPN_GO_BIN, and a lab, and say so where they are skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from scripts.labkit.namespaces import Lab, why_not
+from scripts.labkit.nodes import EDGEVPN
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    program = os.environ.get("EDGEVPN_GO_BIN", "")
+    reason = why_not()
+    if not program or shutil.which(program) is None:
+        reason = "EDGEVPN_GO_BIN names no Go program EdgeVPN to test with"
+    elif not reason and not Path(EDGEVPN).exists():
+        reason = "there is no .venv/bin/edgevpn: scripts/test makes it"
+    for item in items:
+        if reason and "tests/interop" in str(item.path):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def make_lab() -> Iterator[Callable[..., Lab]]:
+    """Labs that go with the test."""
+    with ExitStack() as stack:
+        yield lambda n=2: stack.enter_context(Lab(n))
