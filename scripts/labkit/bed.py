@@ -47,7 +47,7 @@ INTERFACE = "edgevpn0"
 END_PATIENCE = 4.0  # seconds until a process must be gone; a hung one is noticed in 2
 LIVE_PATIENCE = 2.5  # ... that one without memory or descriptors may live on before the limit is lifted
 READY_PATIENCE = 20.0  # seconds until the successor must be ready: a plain start takes some when the machine is busy
-MOST_BEFORE = 0.4  # seconds between the writing of an entry and the hurt
+MOST_BEFORE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +192,11 @@ class Bed:
 
     # --- hurting
 
-    def hurt(self, k: int, actor: str, way_name: str, chance: random.Random) -> Hurt:
-        """Do it, and wait until the actor is there again (of the template: a new one, ready or not)."""
+    def hurt(self, k: int, actor: str, way_name: str, chance: random.Random, most_before: float = MOST_BEFORE) -> Hurt:
+        """Do it, and wait until the actor is there again (of the template: a new one, ready or not).
+
+        `most_before`: seconds, at most, from the writing of an entry to the hurt.
+        """
         vpn, way = self.nodes[k - 1], WAYS[way_name]
         if actor == TEMPLATE and not way.template:
             raise ValueError(f"nothing called {way_name} can be done to the template")
@@ -202,7 +205,7 @@ class Bed:
             traffic.wait_for(lambda: self._status(k, actor).pid, READY_PATIENCE, what=f"a process of {actor}")
             before = self._status(k, actor)
         self.write_entry(k)
-        time.sleep(chance.random() * MOST_BEFORE)
+        time.sleep(chance.random() * most_before)
         wrong, ended, ready = "", None, None
         with Doomed(before.pid) as doomed:
             at = time.monotonic()

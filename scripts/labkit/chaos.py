@@ -13,7 +13,7 @@ from typing import Any
 
 from edgevpn.errors import EdgevpnError
 from scripts.labkit import chaos_figures
-from scripts.labkit.bed import PATIENCE, TEMPLATE, Bed, Hurt, ways_for
+from scripts.labkit.bed import MOST_BEFORE, PATIENCE, TEMPLATE, Bed, Hurt, ways_for
 from scripts.labkit.chaos_figures import Outcome
 from scripts.labkit.chaos_table import measure_table
 from scripts.labkit.namespaces import Lab, LabError
@@ -132,7 +132,7 @@ def endure(
     chance: random.Random,
     say: Callable[[str], None],
 ) -> tuple[list[Outcome], bool]:
-    """Do all of it; what came of it, and whether Ctrl-C ended it early."""
+    """Do all of it; what came of it, and whether Ctrl-C (or SIGTERM) ended it early."""
     outcomes: list[Outcome] = []
     waiting: list[tuple[Hurt, float]] = []
 
@@ -146,7 +146,7 @@ def endure(
     try:
         time.sleep(1.0)
         for number, (node, actor, way) in enumerate(hurts, 1):
-            hurt = bed.hurt(node, actor, way, chance)
+            hurt = bed.hurt(node, actor, way, chance, min(MOST_BEFORE, 0.05 + 2 * pause))
             time.sleep(pause)
             waiting.append((hurt, time.monotonic()))
             trouble = [hurt.wrong] if hurt.wrong else []
@@ -161,7 +161,7 @@ def endure(
                 say(f"chaos: {number} of {cycles}; packets lost so far: {sum(o.packets.lost for o in outcomes)}")
         time.sleep(PATIENCE)
         interrupted = False
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # SIGTERM: the figures so far are worth as much
         interrupted = True
     collect(float("inf"))
     return outcomes, interrupted

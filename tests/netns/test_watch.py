@@ -89,7 +89,8 @@ def test_the_log_tells_of_a_crash_with_its_traceback(vpn: Vpn) -> None:
     wait_for(ready_again(vpn, pid), 5, what="another discovery")
     shown = vpn.ask("logs", "discovery", "-n", "5").stdout
     assert "discovery: warning: ended and is started again reason=ValueError: a fall" in shown
-    assert "\n    Traceback (most recent call last):" in shown
+    assert "in fall" in shown
+    assert "\n    ValueError: a fall" in shown
     lines = [json.loads(line) for line in vpn.ask("logs", "discovery", "--json", "-n", "5").stdout.splitlines()]
     assert any("ValueError: a fall" in line.get("traceback", "") for line in lines)
 
