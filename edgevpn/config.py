@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgevpn.errors import UsageError
 from edgevpn.proto.api_address import parse_api_address
@@ -143,6 +143,32 @@ def check_peer_id(text: str) -> None:
         raise UsageError(f"{text!r} is no peer id: it looks like 12D3KooW...")
 
 
+class PeerList(NamedTuple):
+    """Of --blacklist and --whitelist: peer ids, and networks as CIDRs."""
+
+    peers: tuple[str, ...]
+    networks: tuple[str, ...]
+
+
+def parse_peer_list(texts: Iterable[str]) -> PeerList:
+    """Peer ids, addresses and CIDRs, also as multiaddrs (/p2p/ID, /ip4/A, /ip4/A/ipcidr/24). Raises UsageError."""
+    peers, networks = [], []
+    for given in texts:
+        text = given.strip()
+        if match := re.fullmatch(r"/ip[46]/([^/]+)(?:/ipcidr/([0-9]+))?", text):
+            text = match[1] + (f"/{match[2]}" if match[2] else "")
+        text = text.removeprefix("/p2p/").removeprefix("/ipfs/")
+        try:
+            networks.append(str(ipaddress.ip_network(text, strict=False)))
+        except ValueError:
+            try:
+                check_peer_id(text)
+            except UsageError:
+                raise UsageError(f"{given!r} is no peer id, address or network: write it like 192.0.2.0/24") from None
+            peers.append(text)
+    return PeerList(tuple(peers), tuple(networks))
+
+
 def check_multiaddr(text: str) -> tuple[str, ...]:
     """The protocol names of a multiaddr, outermost first. Raises UsageError if it hasn't the shape of one."""
     parts = text.split("/")
@@ -254,6 +280,17 @@ class NodeConfig:
     proxy_dead_interval: float = 600.0  # egress nodes that are silent for longer are not used
     errand: str = ""  # "file-send", "file-receive": what the node is for; it ends with it
     errand_words: tuple[str, ...] = ()  # what the errand's own process is told
+    blacklist: tuple[str, ...] = ()  # peer ids, addresses and networks never connected with
+    whitelist: tuple[str, ...] = ()  # the only ones connected with; empty: all
+
+    peerguard: bool = False  # find out who holds a key of the trust zone
+    peergate: bool = False  # and admit nobody else
+    peergate_relaxed: bool = False  # while no key is known: everybody
+    peergate_autoclean: bool = False  # take those that left out of the bucket `trustzone`
+    peergate_fresh: bool = False  # only by fresh challenges, not as the Go program proves itself
+    peergate_interval: float = 120.0  # between two challenges of a peer
+    peergate_keys: tuple[str, ...] = ()  # public keys that count besides the ledger's
+    peergate_key_fd: int = -1  # descriptor of the node's own private key; -1: it has none
 
     privkey_cache: bool = False  # keep the node's key between runs
     privkey_cache_dir: str = ""
@@ -278,6 +315,7 @@ class NodeConfig:
             "egress_announce_interval",
             "proxy_announce_interval",
             "proxy_dead_interval",
+            "peergate_interval",
         ):
             if not getattr(self, interval) > 0:
                 raise UsageError(f"{interval.replace('_', ' ')} must be more than 0 seconds")
@@ -305,6 +343,11 @@ class NodeConfig:
             parse_ip(address)
             check_peer_id(peer_id)
         self._check_dns()
+        self._check_tunnels()
+        for entries in (self.blacklist, self.whitelist):
+            parse_peer_list(entries)
+        if self.peergate and not self.peerguard:
+            raise UsageError("--peergate needs --peerguard: the one admits nobody but those whom the other knows")
 
     def _check_api(self) -> None:
         address = parse_api_address(self.api)
@@ -317,8 +360,6 @@ class NodeConfig:
         for name in self.api_hosts:
             if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name, re.ASCII):
                 raise UsageError(f"--api-host {name!r} is no host name: give it without port and scheme")
-
-        self._check_tunnels()
 
     def _check_tunnels(self) -> None:
         offered = [(name, parse_endpoint(place).kind) for name, place in self.services]
@@ -388,6 +429,7 @@ class NodeConfig:
         """The actors this node consists of, in the order they are started."""
         names: tuple[str, ...] = ("sealer", "host", "discovery", "gossip", "ledger")
         for actor, wanted in (
+            ("trust", self.peerguard),
             ("tun", self.vpn),
             ("tunnels", bool(self.services or self.connects or self.egress or self.proxy_listen)),
             ("dns", bool(self.dns)),

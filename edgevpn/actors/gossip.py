@@ -3,7 +3,8 @@
 It knows topics, not secrets: which topic holds when comes from the sealer's state "windows", and what it carries is
 sealed. Messages that arrive go to the feed "messages" as they are; whatever the ledger publishes is flooded on the
 current topic. The state "members" has the connected peers that are on one of our topics: the others may be connected
-(to share a DHT, say) but are not of this network.
+(to share a DHT, say) but are not of this network. With --peerguard it is on the public topics too (feed "public"), and
+with --peergate it drops what comes from peers that are not trusted, and does not pass it on.
 
 After a change of windows it opens fresh meshsub streams, so that Go nodes, which make a new pubsub then, hear us.
 Dies: the ledger stands still, Publish calls wait for the next one, members come back as they are seen again.
@@ -22,6 +23,7 @@ from edgevpn.actors.host_link import HostLink
 from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.actors.topics import Feed
+from edgevpn.actors.trust_link import TrustLink
 from edgevpn.p2p.pubsub import Gossip, open_gossip
 from edgevpn.proto.messages import (
     Body,
@@ -48,8 +50,15 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
             apply(windows, first)
             facts = windows.get("network")
             most = facts.max_message_size if isinstance(facts, NetworkFacts) else 20 << 20
-            async with open_gossip(HostLink(shell.client("host")), seed, max_message_size=most) as gossip:
-                actor = GossipActor(shell, gossip, windows)
+            link = HostLink(shell.client("host"))
+            trust = TrustLink(shell)
+            accept = Acceptance(windows, trust)
+            async with open_gossip(link, seed, max_message_size=most, accept=accept) as gossip:
+                actor = GossipActor(shell, gossip, windows, trust)
+                trust.when_changed(actor.show_members)
+                nursery.start_soon(trust.follow)
+                if trust.used:
+                    nursery.start_soon(accept.follow_peers, shell)
                 nursery.start_soon(actor.receive)
                 nursery.start_soon(actor.follow_members)
                 nursery.start_soon(actor.follow_schedule)
@@ -59,18 +68,46 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
                     actor.windows_changed()
 
 
+def public_topics(windows: dict[str, Body]) -> dict[str, str]:
+    """The public topic of each topic."""
+    return {window.topic: window.public_topic for window in windows.values() if isinstance(window, Window)}
+
+
+class Acceptance:
+    """Which messages of others are delivered and passed on: on the topics, but not the public ones, by trust."""
+
+    def __init__(self, windows: dict[str, Body], trust: TrustLink) -> None:
+        self._windows = windows
+        self._trust = trust
+        self._connected: dict[str, Body] = {}
+
+    def __call__(self, topic: str, author: str, forwarder: str) -> bool:
+        if not self._trust.closed or topic in public_topics(self._windows).values():
+            return True
+        return self._trust.allows_message(author, forwarder, author_is_connected=author in self._connected)
+
+    async def follow_peers(self, shell: Shell) -> None:
+        async with shell.client("host").watch("peers") as updates:
+            async for update in updates:
+                apply(self._connected, update)
+
+
 class GossipActor:
     """Keeps a `Gossip` on the right topics and between the others."""
 
-    def __init__(self, shell: Shell, gossip: Gossip, windows: dict[str, Body]) -> None:
+    def __init__(self, shell: Shell, gossip: Gossip, windows: dict[str, Body], trust: TrustLink) -> None:
         self._shell = shell
+        self._trust = trust
         self._gossip = gossip
         self._windows = windows
         self._changed = trio.Event()
         self._publish_topic: str | None = None
+        self._public: dict[str, str] = {}  # topic to the public one beside it, with --peerguard
+        self._also: dict[str, str] = {}  # of those the ones that we are on
         self._joined: set[str] = set()
         self._members = shell.mailbox.state("members")
         self._messages = shell.mailbox.feed("messages", Feed(size=QUEUE, retain=RETAIN))
+        self._words = shell.mailbox.feed("public", Feed(size=QUEUE, retain=RETAIN))
         shell.mailbox.on_request(Publish, self._publish)
         shell.namespace["gossip"] = gossip
         shell.gauges |= {
@@ -96,40 +133,53 @@ class GossipActor:
                 if isinstance(w, Window)
             ]
             now = schedule(windows, time.time())
+            if self._trust.used:
+                self._public = public_topics(self._windows)
             for topic in sorted(now.join - self._joined):
                 await self._gossip.join(topic)
+                if topic in self._public:
+                    await self._gossip.join(self._public[topic])
+                    self._also[topic] = self._public[topic]
             rotated = self._publish_topic is not None and now.publish != self._publish_topic
             self._publish_topic = now.publish
             for topic in sorted(self._joined - now.join):
                 await self._gossip.leave(topic)
+                if topic in self._also:
+                    await self._gossip.leave(self._also.pop(topic))
             self._joined = set(now.join)
             if rotated:
                 self._shell.count("rotations")
                 await self._gossip.refresh()
-            self._show_members()
+            self.show_members()
             with trio.move_on_after(max(0.0, now.until - time.time())):
                 await self._changed.wait()
 
     async def receive(self) -> None:
         async for message in self._gossip:
-            self._shell.count("messages_received")
-            self._messages.put(GossipReceived(message.from_peer, message.data))
+            public = message.topic in self._also.values()
+            self._shell.count("words_received" if public else "messages_received")
+            feed = self._words if public else self._messages
+            feed.put(GossipReceived(message.from_peer, message.data, message.author))
 
     async def follow_members(self) -> None:
         async with self._gossip.topic_events() as events:
             async for _ in events:
-                self._show_members()
+                self.show_members()
 
-    def _show_members(self) -> None:
+    def show_members(self) -> None:
         topics: dict[str, list[str]] = {}
         for topic in sorted(self._joined):
             for peer in self._gossip.topic_peers(topic):
-                topics.setdefault(peer, []).append(topic)
+                if self._trust.allows(peer):
+                    topics.setdefault(peer, []).append(topic)
         self._members.replace({peer: Member(names) for peer, names in topics.items()})
 
     async def _publish(self, request: Publish) -> Body:
         if self._publish_topic is None:
             raise RequestError("no-window", "no topic holds now: is the clock right?")
+        topic = self._also.get(self._publish_topic) if request.public else self._publish_topic
+        if topic is None:
+            raise RequestError("no-topic", "without --peerguard this node is not on the public topic")
         self._shell.count("messages_published")
-        await self._gossip.publish(self._publish_topic, request.data)
-        return Published(len(self._gossip.topic_peers(self._publish_topic)))
+        await self._gossip.publish(topic, request.data)
+        return Published(len(self._gossip.topic_peers(topic)))

@@ -26,6 +26,8 @@ from edgevpn.actors.linux_process import raise_descriptor_limit
 from edgevpn.actors.mailbox import OpenStream, RequestError
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.actors.topics import Feed
+from edgevpn.actors.trust_link import TrustLink
+from edgevpn.config import parse_peer_list
 from edgevpn.errors import EdgevpnError
 from edgevpn.fast_stream import FastStream
 from edgevpn.p2p.address_book import LIFETIME
@@ -66,16 +68,21 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
     """`listen`: the multiaddrs to listen on; those of the last start, if there was one."""
     async with open_shell(ctx, name, run_dir, config, ticket) as (shell, nursery):
         seed = await shell.grant("identity")
+        blocked, allowed = parse_peer_list(shell.config.blacklist), parse_peer_list(shell.config.whitelist)
         async with open_host(
             seed,
             listen,
             user_agent="edgevpn",
-            blocked_networks=shell.config.addresses if shell.config.vpn else (),
+            blocked_networks=(*(shell.config.addresses if shell.config.vpn else ()), *blocked.networks),
+            denied_peers=blocked.peers,
+            allowed_networks=allowed.networks,
+            allowed_peers=allowed.peers,
             max_connections=shell.config.max_connections or MAX_CONNECTIONS,
         ) as host:
             actor = HostActor(shell, host, nursery)
             actor.register()
             nursery.start_soon(actor.follow_peers)
+            nursery.start_soon(actor.trust.follow)
             await shell.ready({"listen": list(host.bound_addrs())})
             nursery.start_soon(actor.redial)
             await trio.sleep_forever()
@@ -102,6 +109,7 @@ class HostActor:
         self._waiting: dict[int, _Waiting] = {}
         self._servers: dict[str, Feed] = {}
         self._book_path = shell.state_dir / "peers.json"
+        self.trust = TrustLink(shell)
         self._self = shell.mailbox.state("self")
         self._peers = shell.mailbox.state("peers")
 
@@ -211,7 +219,14 @@ class HostActor:
 
     # --- streams
 
+    def _is_barred(self, peer_id: str, *asked: str) -> bool:
+        """Whether the peer may not speak any of the protocols with us, because it is not trusted."""
+        return not self.trust.allows(peer_id) and not protocols.BEFORE_TRUST.issuperset(asked)
+
     async def _dial(self, request: Dial, open_stream: OpenStream) -> None:
+        if self._is_barred(request.peer_id, *request.protocols):
+            self._shell.count("dials_to_untrusted_peers_refused")
+            raise RequestError("untrusted", f"{request.peer_id} is not trusted: --peergate is on")
         stream = await self._host.new_stream(request.peer_id, request.protocols, timeout=10)
         number = next(self._numbers)
         try:
@@ -224,6 +239,10 @@ class HostActor:
 
     async def _inbound(self, stream: HostStream) -> None:
         """A peer opened a stream: it waits for its actor, and lives as long as the actor's pipe."""
+        if self._is_barred(stream.peer_id, stream.protocol):
+            self._shell.count("streams_of_untrusted_peers_refused")
+            await stream.reset()
+            return
         if len(self._waiting) >= MAX_WAITING:
             self._shell.warn("inbound_streams_refused", peer=stream.peer_id)
             await stream.reset()

@@ -66,6 +66,8 @@ from edgevpn.proto.values import (
     HEALTHCHECK,
     MACHINES,
     SERVICES,
+    TRUSTZONE,
+    TRUSTZONE_AUTH,
     USERS,
     Machine,
     write_heartbeat,
@@ -76,6 +78,7 @@ FIRST_INTERVAL = 0.25  # Trickle's smallest interval
 REDUNDANCY = 2  # who heard so many say the same in an interval keeps quiet
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
 _MAX_REMEMBERED = 256
+_OF_TRUST = (TRUSTZONE, TRUSTZONE_AUTH)
 
 
 @actor_entry
@@ -125,6 +128,7 @@ class LedgerActor:
         self._buckets = shell.mailbox.state("buckets")
         self._marked: Storage = {}
         self._shown = {bucket: shell.mailbox.state(bucket) for bucket in (USERS, SERVICES, FILES, EGRESS)}
+        self._trust = shell.mailbox.state("trust") if config.peerguard else None
         shell.mailbox.on_request(LedgerRequest, self._entries)
         shell.mailbox.on_request(BlockRequest, self._block)
         shell.mailbox.on_request(Announce, self._announce)
@@ -233,6 +237,8 @@ class LedgerActor:
     def _show(self) -> None:
         table = routing_table(self.state.storage, time.time(), self.state.ttl, self.state.mode)
         self._routes.replace({address: Route(route.peer_id, route.hostname) for address, route in table.items()})
+        if self._trust is not None:
+            self._trust.replace({f"{e.bucket}/{e.key}": e for b in _OF_TRUST for e in self._told(b) if not e.deleted})
         self.store.note_change()
         if self.dhcp is not None:
             self.dhcp.note_change()
@@ -374,13 +380,11 @@ class LedgerActor:
     # --- requests
 
     async def _entries(self, request: LedgerRequest) -> Body:
-        found = [
-            _entry(bucket, key, entry)
-            for bucket, items in sorted(self.state.storage.items())
-            if request.bucket in ("", bucket)
-            for key, entry in sorted(items.items())
-        ]
-        return LedgerReply(found)
+        buckets = [bucket for bucket in sorted(self.state.storage) if request.bucket in ("", bucket)]
+        return LedgerReply([entry for bucket in buckets for entry in self._told(bucket)])
+
+    def _told(self, bucket: str) -> list[LedgerEntry]:
+        return [_entry(bucket, key, entry) for key, entry in sorted(self.state.storage.get(bucket, {}).items())]
 
     async def _block(self, _: BlockRequest) -> Body:
         return BlockReply(await trio.to_thread.run_sync(_block_json, self.state))

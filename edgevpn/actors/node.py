@@ -49,6 +49,9 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
         descriptors: Descriptors = {"token": token_fd}
         descriptors["identity"] = identity_fd = sealed_memfd("edgevpn-identity", key.seed)
         undo.callback(os.close, identity_fd)
+        if config.peergate_key_fd >= 0:
+            os.set_inheritable(config.peergate_key_fd, False)
+            descriptors["peergate-key"] = config.peergate_key_fd
         if config.ledger_state:
             descriptors["ledger-state"] = _ledger_directory(Path(config.ledger_state), actor_users.user("ledger"))
         if config.api:

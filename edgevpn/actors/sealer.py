@@ -72,7 +72,8 @@ class SealerActor:
     async def _seal(self, request: Seal) -> Body:
         self.derive()  # the current key, to the second
         self._shell.count("sealed")
-        return Sealed(gossip_message.write_message(request.plaintext, self._windows.current.seal_key))
+        key = self._windows.current.seal_key
+        return Sealed(gossip_message.write_message(request.plaintext, key, request.annotations or None))
 
     async def _open(self, request: Open) -> Body:
         self.derive()
@@ -84,7 +85,8 @@ class SealerActor:
             raise RequestError("not-opened", str(exc)) from exc
         window = _KEYS[opened.key_index]
         self._shell.count(f"opened_with_{window}")
-        return Opened(opened.plaintext, window)
+        annotations = {n: text for n, text in (opened.annotations or {}).items() if isinstance(text, str)}
+        return Opened(opened.plaintext, window, annotations)
 
 
 def _window(names: rendezvous.Names) -> Window:
@@ -96,4 +98,5 @@ def _window(names: rendezvous.Names) -> Window:
         rendezvous_start=names.rendezvous_start,
         rendezvous_end=names.rendezvous_end,
         rendezvous_key=names.rendezvous_key,
+        public_topic=names.public_topic,
     )

@@ -30,6 +30,7 @@ MAY_HAVE: dict[str, frozenset[str]] = {
     "api-listener": frozenset({"api"}),
     "api-token": frozenset({"api"}),
     "listener": frozenset({"tunnels"}),  # "listener:0", ...
+    "peergate-key": frozenset({"trust"}),
 }
 
 

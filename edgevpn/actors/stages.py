@@ -21,6 +21,7 @@ NEEDS = {
     "host": LIBP2P,
     "gossip": LIBP2P,
     "discovery": LIBP2P,
+    "trust": LIBP2P,
     "tun": LIBP2P,
     "dns": BASE,
     "api": WEB,

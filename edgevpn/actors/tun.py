@@ -20,6 +20,7 @@ from edgevpn.actors.client import RefusedError, apply
 from edgevpn.actors.datagrams import Datagrams
 from edgevpn.actors.host_link import HostLink
 from edgevpn.actors.shell import Shell, open_shell
+from edgevpn.actors.trust_link import TrustLink
 from edgevpn.p2p.host_service import Inbound
 from edgevpn.proto.messages import Body, DhcpState, Paths, PathsRequest, PathState, Route
 from edgevpn.proto.packet_stream import TAKES_TCP, TAKES_UDP, Hello
@@ -45,6 +46,7 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         actor.thread.add(descriptor, actor.pump.on_readable)
         nursery.start_soon(actor.thread.run)
         nursery.start_soon(actor.follow_routes)
+        nursery.start_soon(actor.trust.follow)
         if shell.config.dhcp:
             nursery.start_soon(actor.follow_addresses)
         nursery.start_soon(actor.serve_streams)
@@ -92,6 +94,8 @@ class TunActor:
         self.pump = Pump(descriptor, self._paths, self._send_on_new_path, takes_udp=takes_udp, engine=engine)
         self._routes: dict[str, Body] = {}
         self._own: Sequence[str] = () if shell.config.dhcp else shell.config.addresses
+        self.trust = TrustLink(shell)
+        self.trust.when_changed(self._use_routes)
         self._use_routes()
         shell.mailbox.on_request(PathsRequest, self._describe_paths)
         shell.gauges |= {name: self._counter(name) for name in self.pump.counters}
@@ -139,6 +143,8 @@ class TunActor:
         routes = {address: value.peer_id for address, value in self._routes.items() if isinstance(value, Route)}
         if config.static_peers:
             routes = dict(config.static_peers)
+        if self.trust.closed:
+            routes = {address: peer for address, peer in routes.items() if self.trust.allows(peer)}
         self.pump.router = Router(routes, self._own, config.router)
         if self.datagrams is not None:
             self.datagrams.routes_changed()

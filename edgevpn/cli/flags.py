@@ -22,10 +22,8 @@ _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
 _NO_LIMITS = "there is no resource manager"
-_NO_PEERGUARD = "there is no peer guard"
 _NO_RELAY = "there are no relays"
 _NO_NAT = "there is no NAT traversal"
-_NO_GATER = "there are no peer lists"
 _NOT_NEEDED = "it is not needed"
 
 
@@ -214,8 +212,14 @@ COMMON: tuple[Flag, ...] = (
         "Buffer of a relayed connection (bytes)",
         _NO_RELAY,
     ),
-    Flag("blacklist", "list", (), "EDGEVPNBLACKLIST", "Peers or networks never to connect with", _NO_GATER),
-    Flag("whitelist", "list", (), "EDGEVPNWHITELIST", "Peers that no limit is for", _NO_GATER),
+    Flag("blacklist", "list", (), "EDGEVPNBLACKLIST", "Peers (by ID) and networks never to connect with"),
+    Flag(
+        "whitelist",
+        "list",
+        (),
+        "EDGEVPNWHITELIST",
+        "Connect with these peers (by ID) only, and in these networks only; multiaddrs mean nothing here",
+    ),
     Flag("limit-enable", "bool", False, "LIMITENABLE", "Limit what peers may use", _NO_LIMITS),
     Flag("limit-file", "str", "", "LIMITFILE", "File of limits (JSON)", _NO_LIMITS),
     Flag("limit-scope", "str", "system", "LIMITSCOPE", "What is limited", _NO_LIMITS),
@@ -226,12 +230,26 @@ COMMON: tuple[Flag, ...] = (
     Flag("limit-config-conn-inbound", "int", 30, "LIMITCONFIGCONNSINBOUND", "Most inbound connections", _NO_LIMITS),
     Flag("limit-config-conn-outbound", "int", 30, "LIMITCONFIGCONNSOUTBOUND", "Most outbound ones", _NO_LIMITS),
     Flag("limit-config-fd", "int", 30, "LIMITCONFIGFD", "Most file descriptors", _NO_LIMITS),
-    Flag("peerguard", "bool", False, "PEERGUARD", "Admit only nodes with a known key", _NO_PEERGUARD),
-    Flag("peergate", "bool", False, "PEERGATE", "Refuse gossip of the others", _NO_PEERGUARD),
-    Flag("peergate-autoclean", "bool", False, "PEERGATE_AUTOCLEAN", "Forget those that left", _NO_PEERGUARD),
-    Flag("peergate-relaxed", "bool", False, "PEERGATE_RELAXED", "Admit all while none is known", _NO_PEERGUARD),
-    Flag("peergate-auth", "str", "", "PEERGATE_AUTH", "Own key (JSON)", _NO_PEERGUARD),
-    Flag("peergate-interval", "int", 120, "EDGEVPNPEERGATEINTERVAL", "Pause between challenges (s)", _NO_PEERGUARD),
+    Flag("peerguard", "bool", False, "PEERGUARD", "Find out which nodes hold a key of the trust zone"),
+    Flag("peergate", "bool", False, "PEERGATE", "With --peerguard: refuse gossip, streams and packets of all others"),
+    Flag("peergate-autoclean", "bool", False, "PEERGATE_AUTOCLEAN", "Take nodes that left out of the trust zone"),
+    Flag("peergate-relaxed", "bool", False, "PEERGATE_RELAXED", "Admit all while the ledger has no key"),
+    Flag(
+        "peergate-auth",
+        "str",
+        "",
+        "PEERGATE_AUTH",
+        """This node's key, as {"ecdsa": {"private_key": "..."}} (see `edgevpn peergater`); "public_keys" in it are """
+        "keys to admit besides the ledger's. @FILE reads it from a file, which others can't see",
+    ),
+    Flag("peergate-interval", "int", 120, "EDGEVPNPEERGATEINTERVAL", "Pause between challenges (s)"),
+    Flag(
+        "peergate-fresh",
+        "bool",
+        False,
+        "PEERGATE_FRESH",
+        "Trust fresh challenges only: what Go nodes send as proof can be repeated by others",
+    ),
     Flag(
         "ownership",
         "str",

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 from edgevpn.actors.template_start import StartedTemplate, hand_over
+from edgevpn.cli import peergate_auth
 from edgevpn.cli.flags import SECRET_ENVIRONMENT, Settings
 from edgevpn.cli.node_commands import api_fields, dns_fields
 from edgevpn.config import (
@@ -59,10 +60,12 @@ def node_config(
         "aliveness-healthcheck-interval",
         "aliveness-healthcheck-scrub-interval",
         "aliveness-healthcheck-max-interval",
+        "peergate-interval",
         "timeout",
     ):
         if values[name] <= 0:
             raise UsageError(f"{given[name]} must be more than 0 seconds")
+    peergate = peergate_auth.parse(values["peergate-auth"], given.get("peergate-auth", "--peergate-auth"))
     dhcp = vpn and values["dhcp"]
     lease_dir = os.path.abspath(_expanded(values["lease-dir"])) if dhcp else ""
     privkey_cache, privkey_cache_dir = values["privkey-cache"], os.path.abspath(_expanded(values["privkey-cache-dir"]))
@@ -96,6 +99,17 @@ def node_config(
         heartbeat_interval=float(values["aliveness-healthcheck-interval"]),
         scrub_interval=float(values["aliveness-healthcheck-scrub-interval"]),
         max_heartbeat_age=float(values["aliveness-healthcheck-max-interval"]),
+        blacklist=values["blacklist"],
+        # A multiaddr here is the Go program's exemption from its limits, which we have not.
+        whitelist=tuple(text for text in values["whitelist"] if not text.startswith("/")),
+        peerguard=values["peerguard"],
+        peergate=values["peergate"],
+        peergate_relaxed=values["peergate-relaxed"],
+        peergate_autoclean=values["peergate-autoclean"],
+        peergate_fresh=values["peergate-fresh"],
+        peergate_interval=float(values["peergate-interval"]),
+        peergate_keys=peergate.public_keys,
+        peergate_key_fd=_sealed_key(peergate.private_key) if values["peerguard"] else -1,
         privkey_cache=privkey_cache,
         privkey_cache_dir=privkey_cache_dir,
         log_level=values["log-level"].lower(),
@@ -149,6 +163,13 @@ def _listen(settings: Settings, notes: list[str]) -> tuple[str, ...]:
     if given and not usable:
         raise UsageError("--listen-maddrs has no address that works yet: write one like /ip4/0.0.0.0/tcp/4001")
     return tuple(usable)
+
+
+def _sealed_key(private_key: str) -> int:
+    """A descriptor that goes to the node with the others; -1 without a key."""
+    if not private_key:
+        return -1
+    return sealed_memfd("edgevpn-peergate", private_key.encode(), inheritable=True)
 
 
 def _expanded(path: str) -> str:

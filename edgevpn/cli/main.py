@@ -43,12 +43,12 @@ COMMANDS: dict[str, Command] = {
     "logs": Command("edgevpn.cli.logs:logs", "logs [NAME]", "Show the node's log, or one actor's"),
     "tunnels": Command("edgevpn.cli.tunnels:tunnels", "tunnels", "Show services, egress and proxy of the node"),
     "ping": Command("edgevpn.cli.ask:ping", "ping PEER|IP", "Measure the way to a peer"),
+    "peergater": Command(
+        "edgevpn.cli.peergater:peergater", "peergater COMMAND", "Make keys for --peerguard, and say which ones count"
+    ),
     "unit": Command("edgevpn.cli.unit:unit", "unit", "Print a systemd unit for this installation"),
     "api-url": Command("edgevpn.cli.api_url:api_url", "api-url", "Show where the dashboard is, with its token"),
     "repl": Command("edgevpn.cli.repl:repl", "repl NAME [-c CODE]", "Open a Python prompt inside a running actor"),
-}
-NOT_HERE_YET = {
-    "peergater": "make keys for the peer guard",
 }
 ALIASES = {"sa": "service-add", "sc": "service-connect", "fs": "file-send", "fr": "file-receive"}
 
@@ -70,13 +70,11 @@ def run(args: Sequence[str]) -> int:
         if "help" in given or name == "help":
             return _help(ROOT, "edgevpn [FLAGS]", "Bring up the VPN, or run a command.")
         return _root(given)
-    if name in NOT_HERE_YET:
-        raise UsageError(f"`edgevpn {name}` ({NOT_HERE_YET[name]}) does not exist here yet")
     if name in NODE_COMMANDS:
         return _start(name, given, words[1:])
     if name in COMMANDS:
         return _ask(name, given, words[1:])
-    meant = closest(name, [*COMMANDS, *NODE_COMMANDS, *NOT_HERE_YET])
+    meant = closest(name, [*COMMANDS, *NODE_COMMANDS])
     shown = name if len(name) <= 24 else "that"  # it might be a token in the wrong place
     raise UsageError(f"no command {shown}: " + (f"did you mean {meant}?" if meant else "see edgevpn --help"))
 

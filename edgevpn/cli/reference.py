@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgevpn.cli import run_dir
 from edgevpn.cli.flags import COMMON, HELP, ROOT_ONLY, VERSION, Flag
-from edgevpn.cli.main import ALIASES, COMMANDS, NOT_HERE_YET, load
+from edgevpn.cli.main import ALIASES, COMMANDS, load
 from edgevpn.cli.node_commands import NODE_COMMANDS
 from edgevpn.cli.output import terminal_width
 
@@ -62,8 +62,10 @@ def page() -> str:
     parts = [_INTRODUCTION]
     parts += ["## edgevpn\n", _flag_table(ROOT_ONLY)]
     parts += ["## edgevpn, and the commands that bring up a node without an interface\n", _flag_table(COMMON)]
-    for node_command in NODE_COMMANDS.values():
-        parts += [f"### edgevpn {node_command.usage}\n", f"{node_command.help}.\n"]
+    short = {name: alias for alias, name in ALIASES.items()}
+    for name, node_command in NODE_COMMANDS.items():
+        also = f" Or `edgevpn {short[name]}`." if name in short else ""
+        parts += [f"### edgevpn {node_command.usage}\n", f"{node_command.help}.{also}\n"]
         parts += [_flag_table(node_command.flags)] if node_command.flags else []
     parts += ["## Commands that ask a running node\n", "All of them take:\n", _option_table(_shared_options())]
     shared = {option.name for option in _shared_options()}
@@ -71,11 +73,6 @@ def page() -> str:
         parts += [f"### edgevpn {command.usage}\n", f"{command.help}.\n"]
         own = [option for option in _options(load(name)) if option.name not in shared]
         parts += [_option_table(own)] if own else []
-    parts += ["## Not here yet\n"]
-    short = {name: alias for alias, name in ALIASES.items()}
-    for name, purpose in NOT_HERE_YET.items():
-        also = f" (`{short[name]}`)" if name in short else ""
-        parts += [f"- `edgevpn {name}`{also}: {purpose}"]
     return "\n".join(parts) + "\n"
 
 

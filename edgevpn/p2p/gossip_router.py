@@ -105,7 +105,10 @@ class PeerQueue(RpcQueue):
 
 
 class Router(GossipSub):
-    """The mesh. Calls `deliver(from peer, message)` for each new message of a joined topic that others published."""
+    """The mesh. Calls `deliver(from peer, message)` for each new message of a joined topic that others published.
+
+    What `accept` refuses is neither delivered nor passed on.
+    """
 
     def __init__(
         self,
@@ -114,6 +117,7 @@ class Router(GossipSub):
         max_message_size: int,
         counters: Counter[str],
         deliver: Callable[[ID, rpc_pb2.Message], None],
+        accept: Callable[[ID, rpc_pb2.Message], bool],
         on_heartbeat: Callable[[], None],
     ) -> None:
         super().__init__(
@@ -135,6 +139,7 @@ class Router(GossipSub):
         self.mcache = BoundedMessageCache(max(64 << 20, 2 * max_message_size))
         self._counters = counters
         self._deliver = deliver
+        self._accept = accept
         self._on_heartbeat = on_heartbeat
         self._retransmitted: defaultdict[ID, Counter[bytes]] = defaultdict(Counter)
         self._beats = 0
@@ -144,6 +149,9 @@ class Router(GossipSub):
     async def publish(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> None:
         """A new, valid message: to our own readers, and on."""
         assert self.pubsub is not None  # noqa: S101  # attached when the Pubsub is made
+        if msg_forwarder != self.pubsub.my_id and not self._accept(msg_forwarder, pubsub_msg):
+            self._counters["messages_not_accepted"] += 1
+            return
         self.mcache.put(pubsub_msg)
         message_id = self.pubsub.get_message_id(pubsub_msg)
         if msg_forwarder != self.pubsub.my_id:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -39,6 +39,7 @@ _TOPIC_EVENTS = 1024
 _COUNTERS = (
     "messages_dropped",  # by the reader's queue
     "messages_refused",  # wrongly signed
+    "messages_not_accepted",  # by the caller
     "rpcs_malformed",
     "rpcs_oversized",
     "rpcs_dropped",  # outbound, a peer's queue was full
@@ -72,11 +73,17 @@ class TopicEvent:
     joined: bool
 
 
+Accept = Callable[[str, str, str], bool]  # topic, author, the peer that passed it on
+
+
 class Gossip:
     """The topics we are on. Iterate it for the messages that arrive: one reader."""
 
-    def __init__(self, counters: Counter[str], max_message_size: int, queue_messages: int) -> None:
+    def __init__(
+        self, counters: Counter[str], max_message_size: int, queue_messages: int, accept: Accept | None = None
+    ) -> None:
         self.counters = counters
+        self._accept = accept
         self._max_message_size = max_message_size
         self._queue_messages = queue_messages
         self._pubsub: LinkedPubsub
@@ -168,6 +175,13 @@ class Gossip:
     def attach(self, pubsub: LinkedPubsub) -> None:
         self._pubsub = pubsub
 
+    def accept(self, from_peer: ID, message: rpc_pb2.Message) -> bool:
+        """Whether a message may be delivered and passed on."""
+        if self._accept is None:
+            return True
+        author = ID(message.from_id).to_base58()
+        return all(self._accept(topic, author, from_peer.to_base58()) for topic in message.topicIDs)
+
     def deliver(self, from_peer: ID, message: rpc_pb2.Message) -> None:
         """Into the reader's queue; when it is full the oldest go."""
         author = ID(message.from_id).to_base58()
@@ -202,21 +216,24 @@ async def open_gossip(
     *,
     direct_peers: Sequence[str] = (),
     queue_messages: int = QUEUE_MESSAGES,
+    accept: Accept | None = None,
 ) -> AsyncIterator[Gossip]:
     """Run pubsub on the host behind `service`.
 
     `key_seed`: the 32 bytes of the node's Ed25519 key, which signs what we publish. `direct_peers` (multiaddr/p2p/ID)
-    get every message, and are in no mesh.
+    get every message, and are in no mesh. `accept(topic, author, forwarder)`: whether a message of others is delivered
+    and passed on.
     """
     logging.getLogger("libp2p.pubsub").setLevel(logging.CRITICAL)  # it logs what peers do wrong, which is up to them
     counters: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
     host = StandIn(service, key_seed, counters=counters)
-    gossip = Gossip(counters, max_message_size, queue_messages)
+    gossip = Gossip(counters, max_message_size, queue_messages, accept)
     router = Router(
         direct_peers=[info_from_p2p_addr(Multiaddr(peer)) for peer in direct_peers],
         max_message_size=max_message_size + RPC_OVERHEAD,
         counters=counters,
         deliver=gossip.deliver,
+        accept=gossip.accept,
         on_heartbeat=gossip.heartbeat,
     )
     async with trio.open_nursery() as nursery:

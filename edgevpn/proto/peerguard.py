@@ -58,26 +58,32 @@ def generate_key_pair() -> tuple[str, str]:
 
 def public_key_of(private_key: str) -> str:
     """The public key that belongs to a private key's text. Raises UsageError."""
-    return _public_text(_load_private(private_key))
+    return _public_text(load_private(private_key))
 
 
 def sign(private_key: str, message: str = CHALLENGE) -> str:
     """Sign a message; the signature as text (different each time). Raises UsageError for a bad key."""
-    return _armour("SIGNATURE", _load_private(private_key).sign(digest_hex(message).encode(), _ALGORITHM))
+    return _armour("SIGNATURE", load_private(private_key).sign(digest_hex(message).encode(), _ALGORITHM))
 
 
 def verify_untrusted(public_key: str, signature: str, message: str) -> None:
     """Return if `signature` over `message` is by `public_key`; raise UntrustedDataError if not."""
-    try:
-        key = serialization.load_der_public_key(_unarmour(public_key))
-    except (ValueError, UnsupportedAlgorithm):
-        raise UntrustedDataError("a trust zone key is not an ECDSA public key") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, _CURVES):
-        raise UntrustedDataError("a trust zone key is not an ECDSA public key on a NIST curve")
+    key = load_public_untrusted(public_key)
     try:
         key.verify(_unarmour(signature), digest_hex(message).encode(), _ALGORITHM)
     except InvalidSignature:
         raise UntrustedDataError("the signature of a trust zone message is not by this key") from None
+
+
+def load_public_untrusted(text: str) -> ec.EllipticCurvePublicKey:
+    """A public key from its text. Raises UntrustedDataError."""
+    try:
+        key = serialization.load_der_public_key(_unarmour(text))
+    except (ValueError, UnsupportedAlgorithm):
+        raise UntrustedDataError("a trust zone key is not an ECDSA public key") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, _CURVES):
+        raise UntrustedDataError("a trust zone key is not an ECDSA public key on a NIST curve")
+    return key
 
 
 def authenticate_untrusted(annotations: Mapping[str, Any] | None, message: str, keys: Mapping[str, str]) -> str:
@@ -128,7 +134,8 @@ def _public_text(private: ec.EllipticCurvePrivateKey) -> str:
     return _armour("EC PUBLIC KEY", der)
 
 
-def _load_private(text: str) -> ec.EllipticCurvePrivateKey:
+def load_private(text: str) -> ec.EllipticCurvePrivateKey:
+    """A private key from its text. Raises UsageError."""
     try:
         key = serialization.load_der_private_key(_unarmour(text), password=None)
     except (UntrustedDataError, ValueError, TypeError, UnsupportedAlgorithm):

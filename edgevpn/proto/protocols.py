@@ -16,6 +16,8 @@ PACKET_STREAM = "/edgevpn-py/packets/1"
 DATAGRAM = "/edgevpn-py/datagram/1"
 # Packets with the Go program: one IP packet a yamux data frame.
 EDGEVPN_PACKETS = "/edgevpn/0.1"
+# Proofs that a node holds a key of the trust zone (edgevpn/proto/trust_challenge.py).
+TRUST = "/edgevpn-py/trust/1"
 
 # TCP through a service, a file's bytes, one HTTP request: with the Go program, as it does them.
 SERVICE = "/edgevpn/service/0.1"
@@ -35,4 +37,7 @@ SERVED_BY: dict[str, tuple[str, ...]] = {
     "tun": (PACKET_STREAM, EDGEVPN_PACKETS, DATAGRAM),
     "tunnels": (TUNNEL, SERVICE, EGRESS),
     "errand": (FILES, FILE),
+    "trust": (TRUST,),
 }
+# What a peer may speak with us before it is trusted (--peergate): what trust is made from, and what finds peers.
+BEFORE_TRUST = frozenset((*MESHSUB, KADEMLIA, TRUST))

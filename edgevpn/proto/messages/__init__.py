@@ -23,9 +23,10 @@ Who answers what:
   host          Connect, Disconnect, PingPeer, TrafficRequest, StreamEndRequest; pipes Dial, Take; states "self",
                 "peers"; feed "inbound"
   sealer        Seal, Open; state "windows"
-  gossip        Publish; state "members"; feed "messages"
+  gossip        Publish; state "members"; feeds "messages", "public"
   ledger        LedgerRequest, BlockRequest, Announce, Withdraw; states "routes", "dhcp", "dns", "buckets", "users",
-                "services", "files", "egress"
+                "services", "files", "egress", "trust"
+  trust         SetPeergate; state "trusted"
   tun           PathsRequest
   dns           NamesRequest
   api           ApiRequest
@@ -44,7 +45,7 @@ import msgpack  # type: ignore[import-untyped]
 import msgspec
 
 from edgevpn.errors import UntrustedDataError
-from edgevpn.proto.messages import api, common, dns, gossip, host, ledger, sealer, supervisor, tun, tunnels
+from edgevpn.proto.messages import api, common, dns, gossip, host, ledger, sealer, supervisor, trust, tun, tunnels
 from edgevpn.proto.messages.api import (
     ApiInfo as ApiInfo,
     ApiRequest as ApiRequest,
@@ -126,6 +127,11 @@ from edgevpn.proto.messages.supervisor import (
     StatusRequest as StatusRequest,
     Stop as Stop,
 )
+from edgevpn.proto.messages.trust import (
+    Gate as Gate,
+    SetPeergate as SetPeergate,
+    Trusted as Trusted,
+)
 from edgevpn.proto.messages.tun import (
     Paths as Paths,
     PathsRequest as PathsRequest,
@@ -151,6 +157,7 @@ Body: TypeAlias = (
     | sealer.Bodies
     | gossip.Bodies
     | ledger.Bodies
+    | trust.Bodies
     | tun.Bodies
     | dns.Bodies
     | api.Bodies

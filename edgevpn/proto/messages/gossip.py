@@ -8,9 +8,10 @@ from edgevpn.proto.messages.base import Message
 
 
 class Publish(Message, frozen=True):
-    """Flood data on the current topic. Answered by Published."""
+    """Flood data on the current topic, or the public one beside it. Answered by Published."""
 
     data: bytes
+    public: bool = False
 
 
 class Published(Message, frozen=True):
@@ -24,10 +25,11 @@ class Member(Message, frozen=True):
 
 
 class GossipReceived(Message, frozen=True):
-    """Event of the feed "messages": data of a pubsub message and the peer that it came from (not its author)."""
+    """Event of the feeds "messages" and "public": data of a pubsub message, the peer that it came from, its author."""
 
     from_peer: str
     data: bytes
+    author: str = ""
 
 
 Bodies: TypeAlias = Publish | Published | Member | GossipReceived

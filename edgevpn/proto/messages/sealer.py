@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import msgspec
+
 from edgevpn.proto.messages.base import Message
 
 
 class Window(Message, frozen=True):
     """Value of the state "windows" at "previous", "current", "next": names derived from the one-time passwords.
 
-    `topic` holds from `topic_start` to `topic_end`, `rendezvous` from `rendezvous_start` to `rendezvous_end`
-    (unix seconds). `rendezvous_key` is the multihash that the DHT is asked for.
+    `topic`, and `public_topic` beside it, hold from `topic_start` to `topic_end`, `rendezvous` from `rendezvous_start`
+    to `rendezvous_end` (unix seconds). `rendezvous_key` is the multihash that the DHT is asked for.
     """
 
     topic: str
@@ -21,6 +23,7 @@ class Window(Message, frozen=True):
     rendezvous_start: float
     rendezvous_end: float
     rendezvous_key: bytes
+    public_topic: str = ""
 
 
 class NetworkFacts(Message, frozen=True):
@@ -36,9 +39,13 @@ class NetworkFacts(Message, frozen=True):
 
 
 class Seal(Message, frozen=True):
-    """Seal a compressed block under the current key. Answered by Sealed."""
+    """Seal a compressed block, or a word for the public topic, under the current key. Answered by Sealed.
+
+    `annotations` go beside it, readable by all.
+    """
 
     plaintext: bytes
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Sealed(Message, frozen=True):
@@ -54,10 +61,11 @@ class Open(Message, frozen=True):
 
 
 class Opened(Message, frozen=True):
-    """`window`: which key opened it: "current", "previous" or "next"."""
+    """`window`: which key opened it: "current", "previous" or "next". `annotations`: those that are texts."""
 
     plaintext: bytes
     window: str
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 Bodies: TypeAlias = Window | NetworkFacts | Seal | Sealed | Open | Opened
