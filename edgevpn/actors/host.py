@@ -60,6 +60,7 @@ MAX_ENDS = 8192  # of finished streams it is known for so long how they ended
 MAX_REDIAL = 64
 MAX_CONNECTIONS = 400  # where --max-connections says 0
 HUNG_UP_CHECK = 1.0
+PARTING = 3.0  # seconds
 _PUMP = 256 * 1024
 
 
@@ -83,6 +84,7 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
             actor.register()
             nursery.start_soon(actor.follow_peers)
             nursery.start_soon(actor.trust.follow)
+            nursery.start_soon(actor.part_with_untrusted)
             await shell.ready({"listen": list(host.bound_addrs())})
             nursery.start_soon(actor.redial)
             await trio.sleep_forever()
@@ -110,6 +112,8 @@ class HostActor:
         self._servers: dict[str, Feed] = {}
         self._book_path = shell.state_dir / "peers.json"
         self.trust = TrustLink(shell)
+        self._trust_changed = trio.Event()
+        self.trust.when_changed(self._on_trust)
         self._self = shell.mailbox.state("self")
         self._peers = shell.mailbox.state("peers")
 
@@ -222,6 +226,28 @@ class HostActor:
     def _is_barred(self, peer_id: str, *asked: str) -> bool:
         """Whether the peer may not speak any of the protocols with us, because it is not trusted."""
         return not self.trust.allows(peer_id) and not protocols.BEFORE_TRUST.issuperset(asked)
+
+    def _on_trust(self) -> None:
+        self._trust_changed.set()
+
+    async def part_with_untrusted(self) -> None:
+        """Close the connections of peers that are trusted no more, a moment after: what they had open ends with them.
+
+        They may come back, and speak what is open to all.
+        """
+        welcome: set[str] = set()
+        while self.trust.used:
+            self._trust_changed = trio.Event()
+            connected = set(self._peers.items)
+            now = {peer for peer in connected if self.trust.allows(peer)}
+            if (welcome & connected) - now:
+                await trio.sleep(PARTING)  # a key that just came may be theirs
+                for peer in [peer for peer in welcome & connected if not self.trust.allows(peer)]:
+                    self._shell.count("untrusted_peers_disconnected")
+                    await self._host.disconnect(peer)
+            welcome = now
+            with trio.move_on_after(PARTING):
+                await self._trust_changed.wait()
 
     async def _dial(self, request: Dial, open_stream: OpenStream) -> None:
         if self._is_barred(request.peer_id, *request.protocols):

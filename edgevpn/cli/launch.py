@@ -100,8 +100,7 @@ def node_config(
         scrub_interval=float(values["aliveness-healthcheck-scrub-interval"]),
         max_heartbeat_age=float(values["aliveness-healthcheck-max-interval"]),
         blacklist=values["blacklist"],
-        # A multiaddr here is the Go program's exemption from its limits, which we have not.
-        whitelist=tuple(text for text in values["whitelist"] if not text.startswith("/")),
+        whitelist=_whitelist(values["whitelist"], notes),
         peerguard=values["peerguard"],
         peergate=values["peergate"],
         peergate_relaxed=values["peergate-relaxed"],
@@ -163,6 +162,14 @@ def _listen(settings: Settings, notes: list[str]) -> tuple[str, ...]:
     if given and not usable:
         raise UsageError("--listen-maddrs has no address that works yet: write one like /ip4/0.0.0.0/tcp/4001")
     return tuple(usable)
+
+
+def _whitelist(given: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
+    """Without multiaddrs: with the Go program they are exempt from its limits, and nobody else is excluded."""
+    for text in given:
+        if text.startswith("/"):
+            notes.append(f"--whitelist: {text} is left out: give a peer id or a network like 192.0.2.0/24")
+    return tuple(text for text in given if not text.startswith("/"))
 
 
 def _sealed_key(private_key: str) -> int:

@@ -817,3 +817,31 @@ def test_a_damaged_rpc_raises_only_untrusted_data_error(data):
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
     with suppress(UntrustedDataError):
         decode_rpc_untrusted(bytes(good))
+
+
+async def test_what_is_not_accepted_is_neither_delivered_nor_passed_on(autojump_clock):
+    network = MemoryNetwork()
+    one, two, three = add_hosts(network, 3)
+    asked = []
+
+    def accept(topic: str, author: str, forwarder: str) -> bool:
+        asked.append((topic, author, forwarder))
+        return topic == "open"
+
+    async with (
+        open_node(one, 1, "t", "open") as a,
+        open_node(two, 2, "t", "open", accept=accept) as b,
+        open_node(three, 3, "t", "open") as c,
+    ):
+        await connect_all(one, two)
+        await connect_all(two, three)  # a line: what reaches the third went through the second
+        await trio.sleep(3)
+        await a.gossip.publish("t", b"kept out")
+        await a.gossip.publish("open", b"let in")
+        await trio.sleep(3)
+        assert (b.data, c.data) == ([b"let in"], [b"let in"])
+        assert ("t", one.peer_id, one.peer_id) in asked
+        assert b.gossip.counters["messages_not_accepted"] == 1
+        await b.gossip.publish("t", b"our own")
+        await trio.sleep(1)
+        assert a.data == [b"our own"]
