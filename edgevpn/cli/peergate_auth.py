@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgevpn.errors import SetupError, UntrustedDataError, UsageError
+from edgevpn.errors import UntrustedDataError, UsageError
 
 _MOST = 1 << 20
 _FORM = """it is like {"ecdsa": {"private_key": "..."}}, with what `edgevpn peergater ecdsa-genkey` prints"""
@@ -25,13 +25,15 @@ class Peergate(NamedTuple):
 
 
 def parse(text: str, source: str = "--peergate-auth") -> Peergate:
-    """Read it, checked. Raises UsageError, SetupError."""
+    """Read it, checked. Raises UsageError."""
     if not text.strip():
         return Peergate("", ())
     if text.startswith("@"):
         source = text[1:]
         text = _read(Path(source))
     value = _load(text, source)
+    if value == {}:
+        return Peergate("", ())
     ecdsa = value.get("ecdsa") if isinstance(value, dict) else None
     if not isinstance(ecdsa, dict):
         raise UsageError(f"{source}: {_FORM}")
@@ -65,6 +67,6 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             return file.read(_MOST).decode()
     except OSError as exc:
-        raise SetupError(f"can't read the peergate keys in {path}: {exc.strerror}") from None
-    except UnicodeDecodeError:
+        raise UsageError(f"can't read the peergate keys in {path}: {exc.strerror}") from None
+    except ValueError:
         raise UsageError(f"{path}: {_FORM}") from None

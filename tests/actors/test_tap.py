@@ -85,7 +85,7 @@ async def test_what_an_actor_asks_of_others_is_seen_too(tmp_path: Path, nursery:
         feed.put(GossipReceived("12D3", b"x" * 500))
         event = (await read(tap, 1))[0]
         assert (event.outgoing, event.verb, event.type) == (False, "Event", "GossipReceived")
-        assert event.short == "messages: from_peer='12D3', data=<500 bytes>"
+        assert event.short == "messages: from_peer='12D3', data=<500 bytes>, author=''"
         assert event.size > 500
 
 

@@ -134,6 +134,8 @@ def test_go_s_word_on_the_public_topic_lets_its_author_in_unless_only_fresh_proo
     one = start(lab, 1, token, *GUARD, key=key)
     strict = start(lab, 2, token, *GUARD, "--peergate-fresh", key=key)
     go = start(lab, 3, token)  # as a Go node it can't be challenged
+    for vpn in (one, strict):
+        vpn.wait_for_state("up")
     wait_for(lambda: len(trusted(one)) == 1, 20, what="the two to trust each other")  # type: ignore[arg-type]
     me = go.wait_for_state("up")["peer_id"]
     wait_for(lambda: len(go.json("peers")) == 2, 15, what="two connections")

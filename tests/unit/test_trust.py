@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from edgevpn.cli import peergate_auth
 from edgevpn.cli.peergater import peergater
 from edgevpn.config import NodeConfig, parse_peer_list
-from edgevpn.errors import SetupError, UntrustedDataError, UsageError
+from edgevpn.errors import UntrustedDataError, UsageError
 from edgevpn.ledger.trust import CHALLENGE, MESSAGE, RETRY, VALID, ZONE, TrustBook
 from edgevpn.proto import peerguard, trust_challenge
 from edgevpn.proto.trust_challenge import (
@@ -276,7 +276,7 @@ def test_a_node_s_key_is_read_in_both_ways_of_writing_it(form, tmp_path):
 def test_further_public_keys_count():
     text = json.dumps({"ecdsa": {"public_keys": [PUBLIC]}})
     assert peergate_auth.parse(text) == ("", (PUBLIC,))
-    assert peergate_auth.parse("") == ("", ())
+    assert peergate_auth.parse("") == peergate_auth.parse("{}") == ("", ())
 
 
 @pytest.mark.parametrize(
@@ -291,10 +291,11 @@ def test_further_public_keys_count():
         json.dumps({"ecdsa": {"public_keys": [PRIVATE]}}),
         "{",
         "@/nowhere",
+        "@\0",
     ],
 )
 def test_bad_keys_are_one_line_without_the_secret(bad):
-    with pytest.raises((UsageError, SetupError)) as caught:
+    with pytest.raises(UsageError) as caught:
         peergate_auth.parse(bad)
     text = str(caught.value)
     assert "\n" not in text
