@@ -16,13 +16,13 @@ import click
 from edgevpn.cli import output
 from edgevpn.cli.ask import Node, ask_node
 from edgevpn.cli.run_dir import node_options
-from edgevpn.errors import UntrustedDataError, UsageError
+from edgevpn.errors import NodeUnreachableError, UntrustedDataError, UsageError
 from edgevpn.proto import peerguard, trust_challenge
 from edgevpn.proto.messages import Announce, Done, Gate, LedgerReply, LedgerRequest, Trusted, Withdraw
 from edgevpn.proto.values import TRUSTZONE_AUTH, write_text
 
 
-@click.group(epilog="Example: edgevpn peergater ecdsa-genkey")
+@click.group(invoke_without_command=True, epilog="Example: edgevpn peergater ecdsa-genkey")
 @click.option("--run-dir", "run_dir", default="", hidden=True)
 @click.option("--interface", "interface", default="", hidden=True)
 @click.pass_context
@@ -30,23 +30,18 @@ def peergater(context: click.Context, run_dir: str, interface: str) -> None:
     """Make keys for --peerguard, and say which ones the network accepts."""
     given: dict[str, Any] = {name: value for name, value in (("run_dir", run_dir), ("interface", interface)) if value}
     context.default_map = dict.fromkeys(("accept", "revoke", "status"), given)
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @peergater.command("ecdsa-genkey", epilog="Example: edgevpn peergater ecdsa-genkey --json")
 @click.option("--privkey", is_flag=True, help="Print a private key only.")
-@click.option("--pubkey", is_flag=True, help="Print the public key of the private key on standard input only.")
+@click.option("--pubkey", is_flag=True, help="Print a public key only (whose private key is lost).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 def genkey(privkey: bool, pubkey: bool, as_json: bool) -> None:
-    """Make a key pair: the private key goes into --peergate-auth of a node, the public one to `peergater accept`.
-
-    With --pubkey and nothing on standard input it is the public key of a new pair that is lost, as in the Go program.
-    """
-    given = "" if sys.stdin is None or sys.stdin.isatty() or not pubkey or privkey else sys.stdin.read(65536).strip()
-    if given:
-        private, public = given, peerguard.public_key_of(given)
-    else:
-        private, public = peerguard.generate_key_pair()
+    """Make a key pair: the private key goes into --peergate-auth of a node, the public one to `peergater accept`."""
+    private, public = peerguard.generate_key_pair()
     if as_json:
         both = {"private_key": private, "public_key": public}
         wanted = {"private_key"} if privkey else {"public_key"} if pubkey else set(both)
@@ -57,6 +52,15 @@ def genkey(privkey: bool, pubkey: bool, as_json: bool) -> None:
         click.echo(public, nl=False)
     else:
         click.echo(f"Private key: {private}\nPublic key: {public}")
+
+
+@peergater.command("ecdsa-pubkey", epilog="Example: edgevpn peergater ecdsa-pubkey < private-key")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+def pubkey_of(as_json: bool) -> None:
+    """Print the public key of the private key on standard input."""
+    public = peerguard.public_key_of(sys.stdin.read(65536).strip())
+    click.echo(output.as_json({"public_key": public}) if as_json else public, nl=False)
 
 
 @peergater.command(epilog="Example: edgevpn peergater accept laptop LS0tLS1CRUdJTi...")
@@ -90,7 +94,10 @@ def status(run_dir: Path, as_json: bool) -> None:
     """Show the gate, the keys of the trust zone, and who is trusted by what."""
     node = Node(run_dir)
     found: LedgerReply = ask_node(node.ask, "ledger", LedgerRequest(TRUSTZONE_AUTH), LedgerReply)
-    said: dict[str, Any] = ask_node(node.state, "trust", "trusted")
+    try:
+        said: dict[str, Any] = ask_node(node.state, "trust", "trusted")
+    except NodeUnreachableError:
+        said = {}  # a node without --peerguard, if it is one at all: the ledger has answered
     gate = said.pop("gate", None)
     keys = {entry.key: _key_id(entry.value) for entry in found.entries if not entry.deleted}
     trusted = {peer: value.how for peer, value in sorted(said.items()) if isinstance(value, Trusted)}
@@ -98,7 +105,7 @@ def status(run_dir: Path, as_json: bool) -> None:
     if as_json:
         click.echo(output.as_json({"gate": state, "keys": keys, "trusted": trusted}), nl=False)
         return
-    texts = {"off": "off (no --peergate)", "open": "open: no key is known yet", "closed": "closed to all not trusted"}
+    texts = {"off": "off: all are admitted", "open": "open: no key is known yet", "closed": "closed to all not trusted"}
     click.echo(
         output.facts(
             [
