@@ -42,6 +42,9 @@ COMMANDS: dict[str, Command] = {
     "top": Command("edgevpn.cli.top:top", "top", "Show nodes, paths, rates and processes, live"),
     "logs": Command("edgevpn.cli.logs:logs", "logs [NAME]", "Show the node's log, or one actor's"),
     "tunnels": Command("edgevpn.cli.tunnels:tunnels", "tunnels", "Show services, egress and proxy of the node"),
+    "dns-list": Command("edgevpn.cli.names:listing", "dns-list", "Show the network's names and who has them"),
+    "dns-add": Command("edgevpn.cli.names:add", "dns-add PATTERN TYPE RECORD", "Add a name to the network's DNS"),
+    "dns-remove": Command("edgevpn.cli.names:remove", "dns-remove PATTERN [TYPE]", "Take a name away again"),
     "ping": Command("edgevpn.cli.ask:ping", "ping PEER|IP", "Measure the way to a peer"),
     "peergater": Command(
         "edgevpn.cli.peergater:peergater", "peergater COMMAND", "Make keys for --peerguard, and say which ones count"
