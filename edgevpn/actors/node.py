@@ -18,7 +18,7 @@ from traceback import format_exception
 import trio
 
 from edgevpn import identity
-from edgevpn.actors import api_listener, kept_directory, listeners, log, run_directory, users
+from edgevpn.actors import api_listener, kept_directory, listeners, log, run_directory, system_resolver, users
 from edgevpn.actors.child_entry import User
 from edgevpn.actors.log_store import LogStore
 from edgevpn.actors.secret_store import Descriptors
@@ -73,6 +73,7 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
         for what, place in config.listeners():
             listener = undo.enter_context(open_listener(place))
             descriptors[what] = listener.fileno()
+        undo.enter_context(system_resolver.asks_us(config))
         return trio.run(supervise, config, descriptors, key.peer_id, template, actor_users)
 
 

@@ -38,6 +38,7 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 TTL: Final = 30  # seconds: machines come, go and change places
 NEGATIVE_TTL: Final = 10
 MAX_LABEL: Final = 63
+_MAX_PARTS: Final = 8
 _SUFFIX: Final = 6  # letters of the peer ID
 _IN4: Final = dns.name.from_text("in-addr.arpa.")
 _IN6: Final = dns.name.from_text("ip6.arpa.")
@@ -68,6 +69,25 @@ def networks_of(cidrs: Iterable[str], addresses: Iterable[Address]) -> tuple[Net
         if address.is_private and not any(address.version == one.version and address in one for one in networks):
             found[ipaddress.ip_network((address, _GUESSED_PREFIX[address.version]), strict=False)] = None
     return tuple(found)
+
+
+def reverse_domains(networks: Iterable[Network]) -> list[str]:
+    """The domains that hold the networks' addresses in reverse: "0.1.10.in-addr.arpa" of 10.1.0.0/24.
+
+    Of a network that does not end at a label, the domains of its parts, if they are few; else that around it.
+    """
+    domains: list[str] = []
+    for network in networks:
+        step = 8 if network.version == 4 else 4
+        whole = -(-network.prefixlen // step) * step
+        parts: list[Network] = [network] if whole == network.prefixlen else list(network.subnets(new_prefix=whole))
+        if len(parts) > _MAX_PARTS:
+            parts = [network.supernet(new_prefix=whole - step)]
+        for part in parts:
+            labels = part.network_address.reverse_pointer.split(".")
+            count = len(labels) - 2 - part.prefixlen // step
+            domains.append(".".join(labels[count:]))
+    return domains
 
 
 class Zone:

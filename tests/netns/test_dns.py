@@ -166,3 +166,40 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(make_lab: MakeLab, tm
         return done.returncode == 4 and "can't serve DNS at 127.0.0.1" in done.stderr and done.stderr.count("\n") == 1
 
     wait_for(refused, 10, what="the refusal")
+
+
+def test_the_machine_asks_us_while_we_run_and_as_before_after_a_kill(make_lab: MakeLab, tmp_path: Path) -> None:
+    """In a mount namespace with an /etc of its own."""
+    node = make_lab(1).node(1)
+    before = "nameserver 192.0.2.1\noptions timeout:1\n"
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "resolv.conf").write_text(before)
+    for name in ("passwd", "group", "nsswitch.conf", "hostname"):
+        if Path("/etc", name).exists():
+            (etc / name).write_bytes(Path("/etc", name).read_bytes())
+    (etc / "hosts").write_text("127.0.0.1 localhost\n")
+    (etc / "nsswitch.conf").write_text("hosts: files dns\n")
+    env = environment(EDGEVPNTOKEN=new_token())
+    inside = ["unshare", "-m", "sh", "-c", f'mount --bind {etc} /etc && exec "$@"', "sh"]
+    words = [EDGEVPN, f"--run-dir={tmp_path / 'r'}", "--address=10.1.0.1/24", "--dht=false", "--dns=127.0.0.1:53"]
+
+    def resolved() -> str:
+        done = node.run([*inside, "getent", "ahostsv4", f"{HOST}.edgevpn.internal"], check=False)
+        return done.stdout.partition(" ")[0]
+
+    process = node.popen([*inside, *words, "--dns-system=resolv.conf"], log=tmp_path / "log", env=env)
+    wait_for(lambda: resolved() == "10.1.0.1", 20, what="the name by the system's resolver")
+    assert "nameserver 127.0.0.1\nnameserver 192.0.2.1\n" in (etc / "resolv.conf").read_text()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+    assert "127.0.0.1" in (etc / "resolv.conf").read_text()
+    again = node.popen([*inside, *words], log=tmp_path / "log", env=env)
+    wait_for(lambda: (etc / "resolv.conf").read_text() == before, 20, what="the file as it was")
+    assert ask(node, "127.0.0.1", f"{HOST}.edgevpn.internal") == ("NOERROR", ["10.1.0.1"])
+    assert node.stop(again) == 0
+    third = node.popen([*inside, *words, "--dns-system=auto"], log=tmp_path / "log", env=env)
+    wait_for(lambda: resolved() == "10.1.0.1", 20, what="the name by the system's resolver")
+    assert node.stop(third) == 0
+    assert (etc / "resolv.conf").read_text() == before
+    assert sorted(one.name for one in etc.glob("resolv*")) == ["resolv.conf"]
