@@ -110,7 +110,7 @@ class MdnsLinks:
     async def _speak(self, link: Link, scope: trio.CancelScope) -> None:
         with scope:
             try:
-                sock = _open(link)
+                sock = open_link(link)
             except OSError:
                 return  # the interface changed under us; the next scan sees it
             group = (GROUP_V4, PORT) if link.family == socket.AF_INET else (GROUP_V6, PORT, 0, link.index)
@@ -152,7 +152,7 @@ class MdnsLinks:
                             await sock.sendto(datagram, group)
 
 
-def _open(link: Link) -> trio.socket.SocketType:
+def open_link(link: Link) -> trio.socket.SocketType:
     """A socket that hears and speaks mDNS on one link."""
     sock = socket.socket(link.family, socket.SOCK_DGRAM)
     try:

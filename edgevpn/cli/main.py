@@ -42,6 +42,8 @@ COMMANDS: dict[str, Command] = {
     "top": Command("edgevpn.cli.top:top", "top", "Show nodes, paths, rates and processes, live"),
     "logs": Command("edgevpn.cli.logs:logs", "logs [NAME]", "Show the node's log, or one actor's"),
     "tunnels": Command("edgevpn.cli.tunnels:tunnels", "tunnels", "Show services, egress and proxy of the node"),
+    "netcheck": Command("edgevpn.cli.netcheck:netcheck", "netcheck", "Check how this machine reaches others"),
+    "doctor": Command("edgevpn.cli.doctor:doctor", "doctor", "Check what a node needs, and say what to do"),
     "dns-list": Command("edgevpn.cli.names:listing", "dns-list", "Show the network's names and who has them"),
     "dns-add": Command("edgevpn.cli.names:add", "dns-add PATTERN TYPE RECORD", "Add a name to the network's DNS"),
     "dns-remove": Command("edgevpn.cli.names:remove", "dns-remove PATTERN [TYPE]", "Take a name away again"),
