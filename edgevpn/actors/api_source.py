@@ -86,7 +86,8 @@ class ApiSource:
         self._paths: dict[str, PathState] = {}
         self._traffic = _NOTHING
         self._rates: tuple[Rates, dict[str, Rates], dict[str, Rates]] = (NO_RATES, {}, {})
-        self._measured_at = 0.0
+        self._measured_at = 0.0  # 0: no rates can be told yet
+        self._measuring = trio.Lock()
         self._rtts: dict[str, float] = {}
 
     # --- what is followed
@@ -225,7 +226,8 @@ class ApiSource:
     async def _sample(self) -> None:
         while True:
             try:
-                await self._measure()
+                async with self._measuring:
+                    await self._measure()
             except EdgevpnError:
                 self._measured_at = 0.0  # host or tun is away, or new: rates begin anew
             if self.hub.watched:
@@ -258,6 +260,12 @@ class ApiSource:
         self.hub.sample(sample)
         if kinds_changed:
             self._put_peers()
+
+    async def _measure_anew(self) -> None:
+        """A sample, unless there is a fresh one."""
+        async with self._measuring:
+            if trio.current_time() - self._measured_at > WATCHED_PERIOD / 2:
+                await self._measure()
 
     def _history_now(self) -> list[dict[str, Any]]:
         return list(self._samples)
@@ -333,9 +341,13 @@ class ApiSource:
             return []
         return (await self._shell.client("tun").call(PathsRequest(), Paths, timeout=_ASK)).paths
 
+    async def freshen(self) -> None:
+        await self._measure_anew()
+        self._put_node(await self.status())
+        self.hub.put("actors", [_actor_row(one) for one in await self.actors()])
+
     async def metered(self) -> Metered:
-        if not self._measured_at:
-            await self._measure()
+        await self._measure_anew()
         return Metered(self._traffic, *self._rates)
 
 

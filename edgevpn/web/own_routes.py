@@ -46,6 +46,7 @@ OVERVIEW = struct(
 
 
 async def overview(source: Source, _: Request) -> Response:
+    await source.freshen()
     watcher = source.hub.watch()
     try:
         told = await watcher.next(0)

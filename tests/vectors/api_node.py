@@ -92,6 +92,9 @@ class MemoryNode:
     async def paths(self) -> list[PathState]:
         return [PathState(peer, "datagram", 1, 100, 2, 200, 0, "192.0.2.1:5", 0.002) for peer in self.peers]
 
+    async def freshen(self) -> None:
+        self.hub.put("node", {"peer_id": self.me})
+
     async def metered(self) -> Metered:
         rates = Rates(1.5, 0.0)
         return Metered(self.traffic, rates, {"/meshsub/1.2.0": rates}, {})
