@@ -195,7 +195,6 @@ class ApiSource:
                 except EdgevpnError:
                     pass  # the supervisor is busy: next time
             if not self.hub.watched:
-                self.hub.came = trio.Event()
                 with trio.move_on_after(UNWATCHED_PERIOD):
                     await self.hub.came.wait()
                 if not self.hub.watched:

@@ -29,7 +29,7 @@ class Hub:
         self.sections: dict[str, str] = {}
         self._history = history
         self._watchers: set[Watcher] = set()
-        self.came = trio.Event()  # a watcher came; who waits for it makes a new one
+        self.came = trio.Event()  # set while somebody watches
 
     @property
     def watched(self) -> int:
@@ -65,6 +65,8 @@ class Hub:
 
     def leave(self, watcher: Watcher) -> None:
         self._watchers.discard(watcher)
+        if not self._watchers and self.came.is_set():
+            self.came = trio.Event()
 
 
 class Watcher:

@@ -235,6 +235,18 @@ async def test_watchers_are_bounded_and_leave() -> None:
         hub.watch()
     watchers[0].close()
     hub.watch()
+    assert hub.came.is_set()
+
+
+async def test_who_samples_for_watchers_waits_for_the_first_and_not_after_the_last() -> None:
+    hub = Hub()
+    first, second = hub.watch(), hub.watch()
+    first.close()
+    assert hub.came.is_set()
+    second.close()
+    second.close()
+    assert not hub.came.is_set()
+    assert hub.watched == 0
 
 
 async def test_a_stream_without_events_is_kept_alive(autojump_clock: trio.testing.MockClock) -> None:
