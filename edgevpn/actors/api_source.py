@@ -1,7 +1,7 @@
 """The node as the API shows it: follows the actors' states, samples rates, and asks the rest when it is asked.
 
 Sections of the hub are made anew when a state they are made from changes (within 50 ms), so nothing is polled for
-them, except while somebody watches: node, actors and samples, once a second. Unwatched, a sample is taken every 5 s,
+them, except while somebody watches: samples once a second, node and actors twice. Unwatched, a sample is taken every 5 s,
 so that who comes finds the last minutes. Everything kept is bounded: HISTORY samples, SHOWN_* of the ledger.
 """
 
@@ -186,7 +186,7 @@ class ApiSource:
         self.hub.put(section, {"bucket": name, "entries": rows, "more": len(found) - len(rows)})
 
     async def _show_node(self) -> None:
-        """Node and actors: once at the start, then every second while somebody watches."""
+        """Node and actors: at the start, and twice a second while somebody watches."""
         while True:
             with trio.move_on_after(_ASK):
                 try:
@@ -194,12 +194,10 @@ class ApiSource:
                     self.hub.put("actors", [_actor_row(one) for one in await self.actors()])
                 except EdgevpnError:
                     pass  # the supervisor is busy: next time
-            if not self.hub.watched:
-                with trio.move_on_after(UNWATCHED_PERIOD):
-                    await self.hub.came.wait()
-                if not self.hub.watched:
-                    continue
-            await trio.sleep(WATCHED_PERIOD / 2)
+            if self.hub.watched:
+                await trio.sleep(WATCHED_PERIOD / 2)
+            else:
+                await self.hub.came.wait()
 
     def _put_node(self, status: NodeStatus) -> None:
         facts = self.facts
