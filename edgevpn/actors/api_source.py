@@ -1,8 +1,8 @@
 """The node as the API shows it: follows the actors' states, samples rates, and asks the rest when it is asked.
 
 Sections of the hub are made anew when a state they are made from changes (within 50 ms), so nothing is polled for
-them, except while somebody watches: samples once a second, node and actors twice. Unwatched, a sample is taken every 5 s,
-so that who comes finds the last minutes. Everything kept is bounded: HISTORY samples, SHOWN_* of the ledger.
+them, except while somebody watches: samples once a second, node and actors twice. Unwatched, a sample is taken every
+5 s, so that who comes finds the last minutes. Everything kept is bounded: HISTORY samples, SHOWN_* of the ledger.
 """
 
 from __future__ import annotations
