@@ -63,6 +63,7 @@ PINGED_PEERS = 32
 SHOWN_BUCKETS = 100
 SHOWN_ENTRIES = 1000  # of each bucket
 SHOWN_VALUE = 4096  # characters
+STEADY = 2  # seconds by which a time that was told before may be off
 SETTLE = 0.05  # seconds in which changes are taken together
 _ASK = 5.0  # seconds for an actor's answer
 _NOTHING = Traffic([0, 0], {}, {})
@@ -89,6 +90,7 @@ class ApiSource:
         self._measured_at = 0.0  # 0: no rates can be told yet
         self._measuring = trio.Lock()
         self._rtts: dict[str, float] = {}
+        self._beginnings: dict[str, int] = {}  # of the node and of each actor
 
     # --- what is followed
 
@@ -191,7 +193,7 @@ class ApiSource:
             with trio.move_on_after(_ASK):
                 try:
                     self._put_node(await self.status())
-                    self.hub.put("actors", [_actor_row(one) for one in await self.actors()])
+                    self._put_actors(await self.actors())
                 except EdgevpnError:
                     pass  # the supervisor is busy: next time
             if self.hub.watched:
@@ -214,9 +216,31 @@ class ApiSource:
                 "listen": status.listen,
                 "ownership": facts.ownership,
                 "longest_silence": facts.longest_silence,
-                "started": round((time.time() - status.uptime_s) / 5) * 5,  # steady
+                "started": self._began("node", status.uptime_s),
             },
         )
+
+    def _put_actors(self, actors: Sequence[ActorStatus]) -> None:
+        rows = [
+            {
+                "name": one.name,
+                "pid": one.pid,
+                "state": one.state,
+                "restarts": one.restarts,
+                "since": self._began(f"actor {one.name}", one.uptime_s) if one.uptime_s else 0,
+                "memory": round((one.pss_bytes or one.rss_bytes) / 1e5) * 100_000,
+                "last_exit": one.last_exit,
+            }
+            for one in actors
+        ]
+        self.hub.put("actors", rows)
+
+    def _began(self, what: str, uptime_s: float) -> int:
+        """Unix time of a beginning; the same each time, so that a section does not change by the clock alone."""
+        began = round(time.time() - uptime_s)
+        if abs(began - self._beginnings.get(what, 0)) > STEADY:
+            self._beginnings[what] = began
+        return self._beginnings[what]
 
     # --- samples
 
@@ -341,7 +365,7 @@ class ApiSource:
     async def freshen(self) -> None:
         await self._measure_anew()
         self._put_node(await self.status())
-        self.hub.put("actors", [_actor_row(one) for one in await self.actors()])
+        self._put_actors(await self.actors())
 
     async def metered(self) -> Metered:
         await self._measure_anew()
@@ -396,15 +420,3 @@ def _milliseconds(seconds: float) -> float | None:
 
 def _kind(path: PathState) -> tuple[str, str, str]:
     return path.kind, path.address, path.why
-
-
-def _actor_row(status: ActorStatus) -> dict[str, Any]:
-    return {
-        "name": status.name,
-        "pid": status.pid,
-        "state": status.state,
-        "restarts": status.restarts,
-        "since": round((time.time() - status.uptime_s) / 2) * 2 if status.uptime_s else 0,
-        "memory": round((status.pss_bytes or status.rss_bytes) / 1e5) * 100_000,
-        "last_exit": status.last_exit,
-    }
