@@ -174,18 +174,20 @@ def test_the_api_actor_comes_back_and_its_listener_never_went(pair: Pair) -> Non
     before = actors(one)
     gaps = []
     for number in range(1, 6):
+        pid = actors(one)["api"]["pid"]
         began = time.monotonic()
-        os.kill(actors(one)["api"]["pid"], signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         answer = ask(one, "GET", "/api/summary", token)  # connects at once, and waits in the socket's queue
         gaps.append(time.monotonic() - began)
         assert answer.status == 200
         assert wait_for(lambda number=number: actors(one)["api"]["restarts"] == number, 5, what="its restart")
+        time.sleep(1.1)  # ready for so long, it is started again at once
     print("answered after", [f"{gap * 1000:.0f} ms" for gap in gaps])
     after = actors(one)
     assert {name: (found["pid"], found["restarts"]) for name, found in after.items() if name != "api"} == {
         name: (found["pid"], found["restarts"]) for name, found in before.items() if name != "api"
     }
-    assert gaps[0] < 1
+    assert max(gaps) < 1
 
 
 def run_to_its_end(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
