@@ -23,11 +23,11 @@ from edgevpn.proto.api_address import ApiAddress, parse_api_address
 from edgevpn.proto.http_guard import rules_for
 from edgevpn.proto.messages import ApiInfo, ApiRequest, Body, NodeStatus, StatusRequest
 from edgevpn.proto.queue_state import QueueState
+from edgevpn.web.app import make_app
+from edgevpn.web.hub import MAX_WATCHERS
 
-lean_import.for_real("prometheus_client")  # in a process with libp2p it is left out until somebody calls it
-
-from edgevpn.web.app import make_app  # noqa: E402
-from edgevpn.web.hub import MAX_WATCHERS  # noqa: E402
+# Where libp2p is, it is imported at its first use: better now, in the template, than at each start of the actor.
+lean_import.for_real("prometheus_client")
 
 
 @actor_entry

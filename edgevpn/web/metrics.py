@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import trio
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from edgevpn.errors import EdgevpnError
 from edgevpn.proto.messages import ActorStatus, LedgerEntry, NodeStatus, PathState, QueueStatus
@@ -84,8 +83,8 @@ async def scrape(source: Source, requests: Requests) -> bytes:
     return generate_latest(requests.registry)
 
 
-class _NodeCollector(Collector):
-    """Families of the last scrape."""
+class _NodeCollector:
+    """Families of the last scrape. A collector by what it does: where libp2p is, its base may not be imported yet."""
 
     def __init__(self) -> None:
         self.found = _Found()
