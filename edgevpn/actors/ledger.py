@@ -29,7 +29,7 @@ from edgevpn.errors import UntrustedDataError
 from edgevpn.ledger.dns_entries import dns_entries
 from edgevpn.ledger.leader import available_peers, leader_of
 from edgevpn.ledger.merge import MergeResult, Violation
-from edgevpn.ledger.policy import Mode
+from edgevpn.ledger.policy import Expiry, Mode, policy_of
 from edgevpn.ledger.routes import routing_table
 from edgevpn.ledger.state import LedgerState, WriteRefusedError
 from edgevpn.ledger.trickle import Trickle
@@ -165,7 +165,8 @@ class LedgerActor:
         me = self._key.peer_id
         return self._config.heartbeats or any(
             entry.owner == me and not entry.deleted
-            for bucket in self.state.storage.values()
+            for name, bucket in self.state.storage.items()
+            if policy_of(name).expiry is Expiry.LIVENESS
             for entry in bucket.values()
         )
 

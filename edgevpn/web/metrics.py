@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import trio
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from edgevpn.errors import EdgevpnError
@@ -29,6 +29,7 @@ class Requests:
     """What the API itself was asked, by route (never by path: those are endless)."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # twice the series, for what nobody asks
         self.registry = CollectorRegistry(auto_describe=False)
         self._answered = Counter(
             "edgevpn_api_requests", "Requests answered", ("route", "method", "status"), registry=self.registry
