@@ -13,8 +13,8 @@ import json
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -45,26 +45,32 @@ def why_no_browser() -> str:
     return f"there is no {' and no '.join(missing)}: scripts/setup.sh installs them" if missing else ""
 
 
+class Inside:
+    """A thread in a network namespace, which runs one function after the other."""
+
+    def __init__(self, netns: str) -> None:
+        self._thread = ThreadPoolExecutor(1, initializer=_enter, initargs=(netns,))
+
+    def run(self, work: Callable[[], T]) -> T:
+        return self._thread.submit(work).result()
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+
 def inside(netns: str, work: Callable[[], T]) -> T:
     """What `work()` gives, run in a thread that is in the network namespace."""
-    outcome: list[Any] = []
+    thread = Inside(netns)
+    try:
+        return thread.run(work)
+    finally:
+        thread.close()
 
-    def run() -> None:
-        try:
-            with open(f"/run/netns/{netns}", "rb") as file:
-                if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            outcome.append((work(), None))
-        except BaseException as exc:  # noqa: BLE001 - raised again below
-            outcome.append((None, exc))
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    value, error = outcome[0]
-    if error is not None:
-        raise error
-    return value  # type: ignore[no-any-return]
+def _enter(netns: str) -> None:
+    with open(f"/run/netns/{netns}", "rb") as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 class Browser:
@@ -101,6 +107,9 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         try:
             self.driver.quit()
         finally:
@@ -110,6 +119,21 @@ class Browser:
         """What the system says of light and dark."""
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    def begin_anew(self, *, width: int, height: int, phone: bool, dark: bool) -> None:
+        """A new tab, which shares nothing with the one before; that one is closed."""
+        before = self.driver.current_window_handle
+        self.driver.switch_to.new_window("tab")
+        after = self.driver.current_window_handle
+        self.driver.switch_to.window(before)
+        self.driver.close()
+        self.driver.switch_to.window(after)
+        size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.prefer(dark=dark)
+        self.requests()
+        self.complaints()
+        self._seen.clear()
 
     def open(self, url: str) -> None:
         self.driver.get(url)

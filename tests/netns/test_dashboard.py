@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from scripts.labkit import traffic
-from scripts.labkit.browser import Browser, inside, why_no_browser
+from scripts.labkit.browser import Browser, Inside, why_no_browser
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import Vpn, new_token
 from scripts.labkit.traffic import wait_for
@@ -47,21 +47,49 @@ def pair() -> Iterator[tuple[Vpn, Vpn]]:
 
 
 Pair = tuple[Vpn, Vpn]
+InBrowser = Callable[..., Any]
 
 
-def in_browser(vpn: Vpn, work: Callable[[Browser, str], Any], **how: Any) -> Any:
-    """`work(browser, url)` in the node's namespace; afterwards nothing was asked of another host."""
-    url = vpn.ask("api-url").stdout.strip()
+@pytest.fixture(scope="module")
+def browser(pair: Pair) -> Iterator[tuple[Inside, Browser]]:
+    """One browser in the first node's namespace, for all tests."""
+    thread = Inside(pair[0].node.netns)
+    try:
+        opened = thread.run(Browser)
+        try:
+            yield thread, opened
+        finally:
+            thread.run(opened.close)
+    finally:
+        thread.close()
 
-    def go() -> Any:
-        with Browser(**how) as browser:
-            found = work(browser, url)
-            hosts = {urlsplit(one).netloc for one in browser.requests()}
-            assert hosts == {"127.0.0.1:8080"}, hosts
-            assert not any("token" in one for one in browser.requests())
+
+@pytest.fixture
+def in_browser(pair: Pair, browser: tuple[Inside, Browser]) -> Callable[..., Any]:
+    """`work(browser, url)` in a new tab; afterwards nothing was asked of another host."""
+    thread, opened = browser
+
+    def run(
+        work: Callable[[Browser, str], Any],
+        *,
+        width: int = 1280,
+        height: int = 900,
+        phone: bool = False,
+        dark: bool = False,
+    ) -> Any:
+        url = pair[0].ask("api-url").stdout.strip()
+
+        def go() -> Any:
+            opened.begin_anew(width=width, height=height, phone=phone, dark=dark)
+            found = work(opened, url)
+            asked = opened.requests()
+            assert {urlsplit(one).netloc for one in asked} == {"127.0.0.1:8080"}, asked
+            assert not any("token" in one for one in asked)
             return found
 
-    return inside(vpn.node.netns, go)
+        return thread.run(go)
+
+    return run
 
 
 def shows(browser: Browser, selector: str, text: str, seconds: float = 10) -> float:
@@ -89,7 +117,7 @@ def fill(browser: Browser, selector: str, text: str) -> None:
     browser.driver.find_element(By.CSS_SELECTOR, selector).send_keys(text)
 
 
-def test_it_loads_paints_at_once_and_shows_the_network(pair: Pair) -> None:
+def test_it_loads_paints_at_once_and_shows_the_network(pair: Pair, in_browser: InBrowser) -> None:
     def work(browser: Browser, url: str) -> list[float]:
         paints = []
         for _ in range(3):
@@ -108,13 +136,13 @@ def test_it_loads_paints_at_once_and_shows_the_network(pair: Pair) -> None:
         assert browser.complaints() == []
         return paints
 
-    paints = in_browser(pair[0], work)
+    paints = in_browser(work)
     print("first paint", [f"{paint * 1000:.0f} ms" for paint in paints])
     assert min(paints) <= FIRST_PAINT
 
 
-def test_what_changes_anywhere_shows_within_a_second(pair: Pair) -> None:
-    one, two = pair
+def test_what_changes_anywhere_shows_within_a_second(pair: Pair, in_browser: InBrowser) -> None:
+    _, two = pair
 
     def announce(name: str) -> None:
         code = f"from edgevpn.proto.messages import Announce\nawait ledger._announce(Announce('live', {name!r}, '1'))"
@@ -130,13 +158,13 @@ def test_what_changes_anywhere_shows_within_a_second(pair: Pair) -> None:
         assert browser.complaints() == []
         return took
 
-    took = in_browser(one, work)
+    took = in_browser(work)
     print("shown after", [f"{seconds * 1000:.0f} ms" for seconds in took])
     assert max(took) <= UPDATE
 
 
-def test_a_service_is_added_and_removed(pair: Pair) -> None:
-    one, two = pair
+def test_a_service_is_added_and_removed(pair: Pair, in_browser: InBrowser) -> None:
+    _, two = pair
 
     def services() -> set[str]:
         return set(two.json("ledger", "services"))
@@ -157,12 +185,12 @@ def test_a_service_is_added_and_removed(pair: Pair) -> None:
         assert browser.complaints() == []
         return added, removed
 
-    added, removed = in_browser(one, work)
+    added, removed = in_browser(work)
     print(f"added after {added * 1000:.0f} ms, removed after {removed * 1000:.0f} ms")
     assert max(added, removed) <= UPDATE
 
 
-def test_names_and_entries_are_added_and_what_is_refused_is_said(pair: Pair) -> None:
+def test_names_and_entries_are_added_and_what_is_refused_is_said(pair: Pair, in_browser: InBrowser) -> None:
     def work(browser: Browser, url: str) -> None:
         browser.open(url)
         shows(browser, "#live", "live")
@@ -180,10 +208,10 @@ def test_names_and_entries_are_added_and_what_is_refused_is_said(pair: Pair) -> 
         # The browser itself notes the 403 in its console.
         assert all("403" in line for line in browser.complaints())
 
-    in_browser(pair[0], work)
+    in_browser(work)
 
 
-def test_a_hostile_value_is_shown_as_text(pair: Pair) -> None:
+def test_a_hostile_value_is_shown_as_text(pair: Pair, in_browser: InBrowser) -> None:
     evil = '<img src=x onerror="document.body.dataset.evil=1"><script>document.body.dataset.evil=1</script>'
 
     def work(browser: Browser, url: str) -> None:
@@ -199,10 +227,10 @@ def test_a_hostile_value_is_shown_as_text(pair: Pair) -> None:
         assert browser.run("return document.querySelectorAll('#ledger-body img, #ledger-body script').length") == 0
         assert browser.complaints() == []
 
-    in_browser(pair[0], work)
+    in_browser(work)
 
 
-def test_it_asks_for_the_token_and_takes_no_other(pair: Pair) -> None:
+def test_it_asks_for_the_token_and_takes_no_other(pair: Pair, in_browser: InBrowser) -> None:
     def work(browser: Browser, url: str) -> None:
         page, _, token = url.partition("#token=")
         browser.open(page)
@@ -218,10 +246,10 @@ def test_it_asks_for_the_token_and_takes_no_other(pair: Pair) -> None:
         browser.driver.refresh()
         shows(browser, "#live", "live")  # the tab remembers
 
-    in_browser(pair[0], work)
+    in_browser(work)
 
 
-def test_it_comes_back_by_itself_when_the_actor_was_killed(pair: Pair) -> None:
+def test_it_comes_back_by_itself_when_the_actor_was_killed(pair: Pair, in_browser: InBrowser) -> None:
     one, _ = pair
 
     def work(browser: Browser, url: str) -> float:
@@ -235,13 +263,13 @@ def test_it_comes_back_by_itself_when_the_actor_was_killed(pair: Pair) -> None:
         shows(browser, "#nodes-body", "10.1.0.2")
         return took
 
-    took = in_browser(one, work)
+    took = in_browser(work)
     print(f"live again after {took:.2f} s")
     assert took < 5
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_on_a_phone_nothing_is_wider_than_the_screen(pair: Pair, dark: bool) -> None:
+def test_on_a_phone_nothing_is_wider_than_the_screen(pair: Pair, in_browser: InBrowser, dark: bool) -> None:
     def work(browser: Browser, url: str) -> tuple[int, str]:
         browser.open(url)
         shows(browser, "#nodes-body", "10.1.0.2")
@@ -249,12 +277,12 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(pair: Pair, dark: bool) -> 
         wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
         return browser.run(wide), browser.run("return getComputedStyle(document.body).backgroundColor")
 
-    wide, ground = in_browser(pair[0], work, width=390, height=844, phone=True, dark=dark)
+    wide, ground = in_browser(work, width=390, height=844, phone=True, dark=dark)
     assert wide <= 0
     assert ground == ("rgb(12, 18, 17)" if dark else "rgb(243, 245, 246)")
 
 
-def test_it_is_used_by_the_keyboard_alone_and_every_control_has_a_name(pair: Pair) -> None:
+def test_it_is_used_by_the_keyboard_alone_and_every_control_has_a_name(pair: Pair, in_browser: InBrowser) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
@@ -290,10 +318,10 @@ def test_it_is_used_by_the_keyboard_alone_and_every_control_has_a_name(pair: Pai
         press(Keys.ESCAPE)
         assert not browser.run("return document.querySelector('#dialog-remove').open")
 
-    in_browser(pair[0], work)
+    in_browser(work)
 
 
-def test_the_page_of_the_api_shows_its_routes(pair: Pair) -> None:
+def test_the_page_of_the_api_shows_its_routes(pair: Pair, in_browser: InBrowser) -> None:
     def work(browser: Browser, url: str) -> None:
         browser.open(url)
         shows(browser, "#live", "live")
@@ -301,4 +329,4 @@ def test_the_page_of_the_api_shows_its_routes(pair: Pair) -> None:
         shows(browser, "#operations", "/api/ledger/{bucket}/{key}")
         assert browser.complaints() == []
 
-    in_browser(pair[0], work)
+    in_browser(work)
