@@ -94,6 +94,10 @@ class TunnelsActor:
             self._proxy = Proxy(self._shell, self._link, self.view, bound)
             self._nursery.start_soon(self._proxy.listen, sock)
             self._shell.log.info(f"HTTP and SOCKS 5 proxy at {bound}")
+            if not parse_endpoint(config.proxy_listen, listening=True).host:
+                self._shell.log.warning(
+                    "whoever reaches this port uses it: --listen 127.0.0.1:PORT keeps it to this machine"
+                )
         self._announce(me)
         await self._serve_streams()
 

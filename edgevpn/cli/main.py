@@ -161,7 +161,8 @@ def _start(name: str, given: dict[str, list[str]], words: list[str]) -> int:
     table = command.table
     more, rest = parse(words, table)
     if "help" in given or "help" in more:
-        return _help(table, f"edgevpn {command.usage}", f"{command.help}.")
+        example = f" Example: {command.example}" if command.example else ""
+        return _help(table, f"edgevpn {command.usage}", f"{command.help}.{example}")
     known = {flag.name for flag in table}
     for flag in given:
         if flag not in known:

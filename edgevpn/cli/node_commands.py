@@ -36,6 +36,7 @@ class NodeCommand(NamedTuple):
     purpose: str
     usage: str
     help: str
+    example: str = ""
 
     @property
     def table(self) -> tuple[Flag, ...]:
@@ -141,29 +142,34 @@ NODE_COMMANDS: dict[str, NodeCommand] = {
         "edgevpn.cli.tunnel_commands:service_add",
         "service-add [FLAGS] NAME HOST:PORT",
         "Offer a TCP (or udp://) service to the network",
+        "edgevpn service-add --config network.yaml web 127.0.0.1:80",
     ),
     "service-connect": NodeCommand(
         _SERVICE,
         "edgevpn.cli.tunnel_commands:service_connect",
         "service-connect [FLAGS] NAME LISTEN",
         "Listen here for a service of another node",
+        "edgevpn service-connect --config network.yaml web 127.0.0.1:8080",
     ),
     "proxy": NodeCommand(
         _PROXY,
         "edgevpn.cli.tunnel_commands:proxy",
         "proxy [FLAGS]",
         "Serve HTTP and SOCKS 5 here, through nodes that run with --egress",
+        "edgevpn proxy --config network.yaml --listen 127.0.0.1:8080",
     ),
     "file-send": NodeCommand(
         (*_FILE, Flag("once", "bool", False, "", "End when one receiver has all of it")),
         "edgevpn.cli.file_commands:file_send",
         "file-send [FLAGS] NAME PATH",
         "Offer a file or a directory to the network, until interrupted",
+        "edgevpn file-send --config network.yaml photos ./photos",
     ),
     "file-receive": NodeCommand(
         (*_FILE, Flag("give-up", "duration", "0s", "", "Longest wait for all of it; 0 for as long as it takes")),
         "edgevpn.cli.file_commands:file_receive",
         "file-receive [FLAGS] NAME PATH",
         "Get a file or a directory that another node offers; it goes on where it broke off",
+        "edgevpn file-receive --config network.yaml photos ./photos",
     ),
 }

@@ -2,7 +2,8 @@
 
 `python -m edgevpn.cli.transfer RUN_DIR SUPERVISOR WORDS`. It reaches the node's host and ledger by their sockets as the
 other commands do, shows progress on a terminal, prints what came of it (JSON with --json), and ends with the command's
-exit code: 0 all is there; 1 it failed; 2 or 4 the place can't be used; 130 interrupted.
+exit code: 0 all is there (of a sender: it was asked to end, or --once is done), 1 it failed, 5 the sender speaks
+nonsense, 130 a receiver was interrupted.
 """
 
 from __future__ import annotations
