@@ -36,6 +36,7 @@ from edgevpn.proto.messages import (
     Snapshot,
 )
 
+CALM = 0.3  # seconds between two looks while we have our addresses
 _RETRY = 1.0  # seconds, while the supervisor can't set an address
 
 
@@ -89,6 +90,8 @@ class LedgerDhcp:
             await self._bury()
             with trio.move_on_at(wake):
                 await self._changed.wait()
+                if not step.waiting:
+                    await trio.sleep(CALM)  # a look costs a pass over all machines
 
     async def _begin(self) -> None:
         """From what the ledger actor before this one held, or the lease of the last run."""
