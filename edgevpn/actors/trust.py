@@ -21,7 +21,7 @@ from edgevpn.actors.host_link import HostLink
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.errors import EdgevpnError, UntrustedDataError
 from edgevpn.ledger.leader import leader_of
-from edgevpn.ledger.trust import TrustBook
+from edgevpn.ledger.trust import MAX_PEERS, TrustBook
 from edgevpn.p2p.host_service import Inbound
 from edgevpn.proto import peerguard, trust_challenge
 from edgevpn.proto.messages import (
@@ -49,6 +49,7 @@ from edgevpn.proto.values import TRUSTZONE, TRUSTZONE_AUTH, TRUSTZONE_VALUE
 
 TIMEOUT = 5.0  # of a challenge
 FIRST_WORD = 1.0  # seconds after the start until the first message for Go nodes, and between the first few
+PAUSE = 1.0  # seconds between two words of one author
 _AT_ONCE = 16
 _SIGNED_AT_ONCE = 4
 
@@ -94,6 +95,7 @@ class TrustActor:
         self.peers: dict[str, Body] = {}
         self.entries: dict[str, Body] = {}
         self._zone: set[str] = set()
+        self._spoke: dict[str, float] = {}  # authors of words: when, the newest last
         self._missing: dict[str, float] = {}  # of the zone: since when it is not connected
         self._changed = trio.Event()
         self._limit = trio.CapacityLimiter(_AT_ONCE)
@@ -162,6 +164,9 @@ class TrustActor:
                 if not isinstance(event, Event) or not isinstance(event.body, GossipReceived):
                     continue
                 author = event.body.author
+                if not self._may_speak(author):
+                    self._shell.count("words_too_soon")
+                    continue
                 try:
                     opened = await self._shell.client("sealer").call(Open(event.body.data), Opened)
                     word = opened.plaintext.decode("utf-8", "replace")
@@ -173,6 +178,17 @@ class TrustActor:
                 except (ActorUnavailableError, RefusedError) as exc:
                     self._shell.warn("trust_messages_not_read", peer=author, reason=str(exc))
                 self._changed.set()
+
+    def _may_speak(self, author: str) -> bool:
+        """One word a second: each is tried with every key."""
+        now = trio.current_time()
+        if now - self._spoke.get(author, -PAUSE) < PAUSE:
+            return False
+        self._spoke.pop(author, None)
+        self._spoke[author] = now
+        if len(self._spoke) > MAX_PEERS:
+            del self._spoke[next(iter(self._spoke))]
+        return True
 
     # --- what we say to Go nodes
 
