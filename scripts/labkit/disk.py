@@ -41,7 +41,7 @@ class _Store(LedgerStore):
     def __init__(self, directory: Path, block: Callable[[], Any]) -> None:
         silent = SimpleNamespace(error=print, warning=print, info=print)
         config = SimpleNamespace(ledger_state=os.fspath(directory))
-        shell = SimpleNamespace(config=config, run_dir=directory, log=silent, count=lambda _: None)
+        shell = SimpleNamespace(config=config, state_dir=directory, log=silent, count=lambda _: None)
         super().__init__(shell, block)  # type: ignore[arg-type]
 
     async def _network_tag(self) -> bytes:

@@ -52,7 +52,7 @@ class Store(LedgerStore):
         self.block = BLOCK
         self.parent = parent
         config = SimpleNamespace(ledger_state=str(parent))
-        shell = SimpleNamespace(config=config, run_dir=run_dir, log=self.log, count=lambda _: None)
+        shell = SimpleNamespace(config=config, state_dir=run_dir, log=self.log, count=lambda _: None)
         super().__init__(shell, lambda: self.block)  # type: ignore[arg-type]
 
     async def _network_tag(self) -> bytes:
