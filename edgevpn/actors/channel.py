@@ -7,22 +7,19 @@ unix(7)) for the process that connected. Once a pipe is open, `Channel.take_pipe
 from __future__ import annotations
 
 import array
-import os
 import socket
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
 from edgevpn.actors.tap import Taps
-from edgevpn.errors import UntrustedDataError, UsageError
+from edgevpn.errors import UntrustedDataError
 from edgevpn.fast_stream import FastStream
 from edgevpn.proto import messages
 from edgevpn.proto.messages import Frame, Hello, Subscribe
 
 _UCRED = struct.Struct("3i")
-_MAX_SOCKET_PATH = 107  # sun_path is 108 bytes with its NUL
 _READ_SIZE = 65536
 _MAX_DESCRIPTORS = 8
 _INT = array.array("i").itemsize
@@ -41,16 +38,6 @@ class Credentials:
 def peer_credentials(stream: trio.SocketStream) -> Credentials:
     raw = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     return Credentials(*_UCRED.unpack(raw))
-
-
-def socket_path(run_dir: Path, actor: str) -> Path:
-    """Where an actor's socket is. Raises UsageError when the path does not fit a Unix socket address."""
-    path = run_dir / f"{actor}.sock"
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-        raise UsageError(
-            f"the run directory {run_dir} has too long a path for Unix sockets: choose a shorter --run-dir"
-        )
-    return path
 
 
 class Pipe(FastStream):

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import trio
 
-from edgevpn.actors.channel import Channel, Pipe, socket_path
+from edgevpn.actors.channel import Channel, Pipe
+from edgevpn.actors.run_directory import socket_path
 from edgevpn.actors.tap import Taps
 from edgevpn.errors import EdgevpnError, NodeUnreachableError, UntrustedDataError
 from edgevpn.proto.messages import (

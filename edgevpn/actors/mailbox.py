@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import trio
 
-from edgevpn.actors.channel import Channel, Pipe, peer_credentials, socket_path
+from edgevpn.actors.channel import Channel, Pipe, peer_credentials
+from edgevpn.actors.run_directory import socket_path
 from edgevpn.actors.tap import Taps
 from edgevpn.actors.topics import Feed, State
 from edgevpn.actors.users import NO_USERS, PERSON, Users

@@ -17,14 +17,24 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgevpn.actors.channel import socket_path
 from edgevpn.actors.users import Users
-from edgevpn.errors import EdgevpnError, SetupError
+from edgevpn.errors import EdgevpnError, SetupError, UsageError
 
 LOCK = "lock"
 STATE = "state"  # holds a directory of its own for each actor
 _OURS = ("*.sock", "*.new", "tractor", STATE, "api-token")
 _LOGS = ("*.log", "*.log.1")
+_MAX_SOCKET_PATH = 107  # sun_path is 108 bytes with its NUL
+
+
+def socket_path(run_dir: Path, actor: str) -> Path:
+    """Where an actor's socket is. Raises UsageError when the path does not fit a Unix socket address."""
+    path = run_dir / f"{actor}.sock"
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        raise UsageError(
+            f"the run directory {run_dir} has too long a path for Unix sockets: choose a shorter --run-dir"
+        )
+    return path
 
 
 @contextmanager

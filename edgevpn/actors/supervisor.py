@@ -34,7 +34,6 @@ from edgevpn.actors.actor_tree import (
     ProcessOptions,
     open_actor_tree,
 )
-from edgevpn.actors.channel import socket_path
 from edgevpn.actors.client import Client
 from edgevpn.actors.errand import Errand
 from edgevpn.actors.linux_process import age, memory
@@ -43,6 +42,7 @@ from edgevpn.actors.mailbox import Mailbox, RequestError, bind_socket
 from edgevpn.actors.node_view import NodeView
 from edgevpn.actors.own_addresses import OwnAddresses
 from edgevpn.actors.pulse import wait_until_hung
+from edgevpn.actors.run_directory import socket_path
 from edgevpn.actors.secret_store import Descriptors, SecretStore
 from edgevpn.actors.service_manager import ServiceManager
 from edgevpn.actors.shell import MAILBOX_VARIABLE
@@ -440,7 +440,7 @@ async def supervise(
     """
     run_dir = Path(config.run_dir)
     group = users.group if users.uids else None
-    stages = stages_for(api=bool(config.api))
+    stages = stages_for(config.actors())
     async with open_actor_tree(
         "edgevpn", run_dir, template=template, stages=stages, debug=config.debug, group=group
     ) as tree:

@@ -9,8 +9,7 @@ and survives the template. It answers the request itself, as its first act: when
 does not answer and reads the socket to its end, it knows of every child that exists.
 
 Imports come in stages: between two modules the socket is looked at, and a request is served as soon as the stage that
-it needs is complete. After a stage garbage is collected once and everything is frozen (gc.freeze), so that the
-children's collections don't touch, and thereby copy, the shared pages.
+it needs is complete. After a stage the memory is made ready to be shared for long (shared_pages.py).
 
 Protocol, one JSON object a SEQPACKET message:
   to us:    {"id", "needs": stage name, "settings": child_entry.ChildSettings}, with the descriptors (SCM_RIGHTS)
@@ -34,7 +33,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from edgevpn.actors import linux_process, readable_imports, seccomp_profile
+from edgevpn.actors import linux_process, readable_imports, seccomp_profile, shared_pages
 from edgevpn.actors.child_entry import ChildSettings, run_child
 from edgevpn.actors.template_start import BASE_STAGE
 
@@ -88,8 +87,7 @@ class Template:
                 readable_imports.keep_readable()
             if name == BASE_STAGE:
                 seccomp_profile.prepare()
-            gc.collect()
-            gc.freeze()
+            shared_pages.settle()
             self._send({"stage": name})
         for waiting in [entry for entry in self._waiting if entry[0]["needs"] == name]:
             self._waiting.remove(waiting)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from edgevpn import __version__
 from edgevpn.cli.flags import ROOT, SECRET_ENVIRONMENT, Settings, closest, notices, parse, settle
-from edgevpn.cli.node_commands import NODE_COMMANDS, Purpose
+from edgevpn.cli.node_commands import NODE_COMMANDS, Purpose, optional_actors
 from edgevpn.errors import EdgevpnError, UsageError
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -178,9 +178,9 @@ def _bring_up(settings: Settings, purpose: Purpose, *, vpn: bool) -> int:
     from edgevpn.actors.template_start import start_template
 
     # First of all: the template needs a second for its imports, and nothing that we do here.
-    api = bool(settings.values["api"]) if vpn else bool(purpose.fields.get("api"))
+    stages = stages_for(optional_actors(settings.values, purpose.fields, vpn=vpn))
     without = (*SECRET_ENVIRONMENT, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-    template = start_template(stages_for(api=api), without=without)
+    template = start_template(stages, without=without)
     try:
         from edgevpn.cli import launch, run_dir, token
 

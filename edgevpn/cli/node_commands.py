@@ -123,6 +123,20 @@ _PROXY = (
     Flag("dead-interval", "int", 600, "PROXYDEADINTERVAL", "Silence after which an egress node is not used (s)"),
 )
 
+
+def optional_actors(values: Mapping[str, Any], fields: Mapping[str, Any], *, vpn: bool) -> list[str]:
+    """The actors besides those of every node that the flags and the purpose ask for, before there is a NodeConfig."""
+    tunnels = ("service", "connect", "egress") if vpn else ("services", "connects", "egress", "proxy_listen")
+    told: Mapping[str, Any] = values if vpn else fields
+    wanted = {
+        "trust": values["peerguard"],
+        "tunnels": any(told.get(name) for name in tunnels),
+        "dns": told.get("dns"),
+        "api": told.get("api"),
+    }
+    return [actor for actor, is_wanted in wanted.items() if is_wanted]
+
+
 NODE_COMMANDS: dict[str, NodeCommand] = {
     "start": NodeCommand((), f"{__name__}:plain", "start [FLAGS]", "Join the network without an interface"),
     "dns": NodeCommand(

@@ -39,7 +39,7 @@ def main(argv: Sequence[str], run_node: RunNode | None = None) -> int:
         debug = config.debug
         template = None
         if descriptors["template-pid"] > 0:
-            stages = stages_for(api=bool(config.api))
+            stages = stages_for(config.actors())
             template = adopt_template(descriptors["template-fd"], descriptors["template-pid"], stages)
         os.set_inheritable(descriptors["fd"], False)
         if run_node is not None:

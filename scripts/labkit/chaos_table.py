@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgevpn.actors.stages import LIBP2P, NEEDS
 from scripts.labkit import traffic
 from scripts.labkit.bed import INTERFACE, PATIENCE, Bed
 from scripts.labkit.chaos_figures import Outcome, percentile
@@ -23,6 +22,7 @@ NOTICED = 2.0  # seconds until a hung actor is noticed, and until all of a kille
 STREAMS_AGAIN = 1.0  # seconds without an answer when the host dies under the stream path
 TUN_AGAIN = 0.5  # ... when the tun actor dies
 RESTART_LIBP2P, RESTART_BASE = 0.150, 0.080  # seconds from death to ready, median
+_LIBP2P = ("host", "gossip", "discovery", "tun")  # their processes have libp2p
 _AFTER = 0.3  # seconds that still count to a hurt once the actor is ready again
 
 
@@ -151,8 +151,8 @@ def on_datagrams(rounds: int, chance: random.Random, say: Say) -> list[Row]:
             rows.append(Row("TCP connections inside that broke", int(not bed.load_lives), 0, "connections", 1))
         finally:
             bed.close()
-    heavy = [o for actor, found in kills.items() for o in found if NEEDS.get(actor) == LIBP2P]
-    light = [o for actor, found in kills.items() for o in found if NEEDS.get(actor) != LIBP2P]
+    heavy = [o for actor, found in kills.items() for o in found if actor in _LIBP2P]
+    light = [o for actor, found in kills.items() for o in found if actor not in _LIBP2P]
     rows.append(restart_row("with libp2p", heavy, RESTART_LIBP2P))
     rows.append(restart_row("without libp2p", light, RESTART_BASE))
     return rows + _sound(every)

@@ -52,9 +52,9 @@ def test_a_wrong_api_flag_is_wrong_usage(args: tuple[str, ...]) -> None:
 
 
 def test_only_nodes_with_the_api_import_what_it_needs() -> None:
-    assert stages_for(api=False) == STAGES
+    assert stages_for(["sealer", "tun"]) == STAGES
     assert NEEDS["api"] not in dict(STAGES)
-    assert list(dict(stages_for(api=True)))[-1] == NEEDS["api"]
+    assert dict(stages_for(["api", "tun"]))[NEEDS["api"]] == ("edgevpn.actors.api",)
 
 
 def opened(listen: str, directory: Path, auth: str = "token") -> NodeConfig:
