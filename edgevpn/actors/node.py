@@ -3,8 +3,8 @@
 What needs rights happens here, in an order that undoes itself: run directory (locked), TUN device (gone with its last
 descriptor), addresses (gone with the device). The token stays in its memfd, unread.
 
-Addresses are set by a side job (side_job.py): the netlink library takes 10 MB and 0.1 s, and is of no use later. While it runs, what
-takes longest to import is imported here.
+Addresses are set by a side job (side_job.py): the netlink library takes 10 MB and 0.1 s, and is of no use later. While
+it runs, what takes longest to import is imported here.
 """
 
 from __future__ import annotations

@@ -22,12 +22,13 @@ from scripts.labkit.dns_load import measure_dns
 from scripts.labkit.idle import measure_idle
 from scripts.labkit.namespaces import Lab, LabError, Node
 from scripts.labkit.nodes import Vpn, environment, new_token
+from scripts.labkit.restarts import measure_restarts
 from scripts.labkit.tunnels import measure_files, measure_tunnels
 
 ACTORS = ("sealer", "host", "discovery", "gossip", "ledger", "tun")
 NOBODY = "12D3KooWQPdPtQbfhsmWCQRyquGuxjxEciCEmp1FxzFLN3gCJ5cz"
 _EPILOG = """examples:
-  scripts/measure                          all of it, about 6 minutes
+  scripts/measure                          all of it, about 8 minutes
   scripts/measure join --tries 5
   EDGEVPN_GO_BIN=/path/to/edgevpn scripts/measure join speed --json
 """
@@ -198,6 +199,7 @@ WHAT: dict[str, Callable[[int, Callable[[str], None]], dict[str, Any] | None]] =
     "five": measure_five,
     "kills": measure_kills,
     "dns": measure_dns,
+    "restarts": measure_restarts,
     "idle": measure_idle,
     "disk": measure_disk,
     "dhcp": measure_dhcp,
@@ -215,7 +217,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="*", help=f"some of {', '.join(WHAT)} (all)")
-    parser.add_argument("--tries", type=int, default=20, help="of join and bootstrap (20)")
+    parser.add_argument("--tries", type=int, default=20, help="of join, bootstrap and restarts (20)")
     parser.add_argument("--rounds", type=int, default=10, help="of kills (10)")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout, progress on stderr")
     options = parser.parse_args()

@@ -125,3 +125,50 @@ async def test_our_own_pause_while_we_wait_for_a_pipe_does_not_count(autojump_cl
         await wait_until_hung(client)
     assert scope.cancelled_caught
     assert client.tries == 2
+
+
+async def test_a_supervisor_that_stood_still_gives_its_actors_their_patience_again(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    client, actor = client_and_actor()
+    found: list[str] = []
+
+    async def watch() -> None:
+        found.append(await wait_until_hung(client))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(60)  # nobody ran: neither we nor the actor
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(PATIENCE * 0.9)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not found
+        await actor.send_all(await actor.receive_some(16))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not found
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_idle_supervisor_wakes_once_a_beat_for_all_its_actors(autojump_clock: trio.testing.MockClock) -> None:
+    class Wakes(trio.abc.Instrument):
+        def __init__(self) -> None:
+            self.beats: set[float] = set()
+
+        def after_io_wait(self, timeout: float) -> None:
+            if timeout:
+                self.beats.add(round(trio.current_time(), 6))
+
+    async with trio.open_nursery() as nursery:
+        for delay in (0.0, 0.13, 0.41):
+            client, actor = client_and_actor()
+            nursery.start_soon(echo, actor)
+            await trio.sleep(delay)
+            nursery.start_soon(wait_until_hung, client)
+        await trio.sleep(2)
+        wakes = Wakes()
+        trio.lowlevel.add_instrument(wakes)
+        await trio.sleep(80)
+        trio.lowlevel.remove_instrument(wakes)
+        nursery.cancel_scope.cancel()
+    assert len(wakes.beats) <= 80 / INTERVAL + 2
