@@ -339,7 +339,7 @@ async def pump(pipe: FastStream, stream: HostStream, ended_cleanly: Callable[[],
                 nursery.cancel_scope.cancel()
             sent_all.set()
             while not pipe.hung_up():  # noqa: ASYNC110 - trio does not wait for a hang-up
-                await trio.sleep(HUNG_UP_CHECK)
+                await trio.sleep_until((trio.current_time() // HUNG_UP_CHECK + 1.01) * HUNG_UP_CHECK)  # all at once
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(outward)

@@ -37,6 +37,9 @@ _STDERR = 2
 
 Sink = Callable[[LogLine], None]
 
+# The usual level, set before actors are forked: setting it walks over all loggers, and copies the page of each.
+logging.getLogger(_ROOT).setLevel(logging.INFO)
+
 
 def _as_line(record: logging.LogRecord) -> LogLine:
     facts = dict(record.__dict__.get("facts", {}))
@@ -176,7 +179,9 @@ def _install(handler: logging.Handler, level: str) -> None:
     logger = logging.getLogger(_ROOT)
     logger.handlers[:] = [handler]
     logger.propagate = False
-    logger.setLevel(_LEVELS.get(level.lower(), logging.INFO))
+    wanted = _LEVELS.get(level.lower(), logging.INFO)
+    if logger.level != wanted:
+        logger.setLevel(wanted)
 
 
 def get(actor: str) -> Log:

@@ -27,6 +27,11 @@ _LOOK_AROUND = 5.0  # s at least between two lookups for new peers
 _LOOK_TIMEOUT = 30.0
 
 
+# It logs what peers do wrong, which is up to them. Said at import: to say it walks over all loggers, and would copy the
+# page of each in an actor that was forked.
+logging.getLogger("libp2p.kad_dht").setLevel(logging.CRITICAL)
+
+
 class Dht:
     """What the rest of the program uses. Keys are multihashes: 0x12 0x20 and a SHA-256."""
 
@@ -128,7 +133,6 @@ async def open_dht(
     service: HostService, key_seed: bytes, bootstrap: Sequence[str] = (), *, server: bool = True
 ) -> AsyncIterator[Dht]:
     """Run the DHT on the host behind `service`; `bootstrap` are multiaddr/p2p/ID."""
-    logging.getLogger("libp2p.kad_dht").setLevel(logging.CRITICAL)  # it logs what peers do wrong, which is up to them
     counters: Counter[str] = Counter(records_sent=0, bootstrap_refused=0)
     host = DhtStandIn(service, key_seed, peerstore=DhtPeerStore(), counters=counters)
     async with trio.open_nursery() as nursery:

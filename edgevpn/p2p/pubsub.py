@@ -50,6 +50,11 @@ _COUNTERS = (
 )
 
 
+# It logs what peers do wrong, which is up to them. Said at import: to say it walks over all loggers, and would copy the
+# page of each in an actor that was forked.
+logging.getLogger("libp2p.pubsub").setLevel(logging.CRITICAL)
+
+
 class MessageTooLongError(EdgevpnError):
     """A message is longer than the network allows: max_message_size in the token."""
 
@@ -224,7 +229,6 @@ async def open_gossip(
     get every message, and are in no mesh. `accept(topic, author, forwarder)`: whether a message of others is delivered
     and passed on.
     """
-    logging.getLogger("libp2p.pubsub").setLevel(logging.CRITICAL)  # it logs what peers do wrong, which is up to them
     counters: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
     host = StandIn(service, key_seed, counters=counters)
     gossip = Gossip(counters, max_message_size, queue_messages, accept)
