@@ -175,11 +175,13 @@ class GossipActor:
         self._members.replace({peer: Member(names) for peer, names in topics.items()})
 
     async def _publish(self, request: Publish) -> Body:
-        if self._publish_topic is None:
-            raise RequestError("no-window", "no topic holds now: is the clock right?")
-        topic = self._also.get(self._publish_topic) if request.public else self._publish_topic
-        if topic is None:
-            raise RequestError("no-topic", "without --peerguard this node is not on the public topic")
+        topic = request.topic or self._publish_topic
+        if topic is None or topic not in self._joined:
+            raise RequestError("no-window", "that topic is not joined now: is the clock right?")
+        if request.public:
+            topic = self._also.get(topic)
+            if topic is None:
+                raise RequestError("no-topic", "without --peerguard this node is not on the public topic")
         self._shell.count("messages_published")
         await self._gossip.publish(topic, request.data)
         return Published(len(self._gossip.topic_peers(topic)))

@@ -106,6 +106,7 @@ class HostActor:
         self._shell = shell
         self._host = host
         self._nursery = nursery
+        self._began = trio.current_time()
         self._numbers = itertools.count(1)
         self._ended_cleanly: OrderedDict[int, None] = OrderedDict()
         self._waiting: dict[int, _Waiting] = {}
@@ -133,6 +134,8 @@ class HostActor:
         config = self._shell.config
         for actor in (*config.actors(), *(("errand",) if config.errand == "file-send" else ())):
             for protocol in protocols.SERVED_BY.get(actor, ()):
+                if protocol == protocols.LEDGER and self._shell.config.ownership == "off":
+                    continue  # blocks are all or nothing then: peers shall publish them
                 self._host.serve(protocol, self._inbound)
         self._shell.gauges |= {"peers": lambda: len(self._peers.items), "waiting_streams": lambda: len(self._waiting)}
         self._shell.queues["inbound streams"] = self._inbound_state
@@ -219,6 +222,8 @@ class HostActor:
             [counted.total.received, counted.total.sent],
             {name: [one.received, one.sent] for name, one in counted.by_protocol.items()},
             {name: [one.received, one.sent] for name, one in counted.by_peer.items()},
+            wire=[counted.connections.received, counted.connections.sent],
+            seconds=trio.current_time() - self._began,
         )
 
     # --- streams

@@ -1,19 +1,20 @@
 """The ledger actor: what the network agreed on, merged, kept and told.
 
-Blocks of peers come from gossip's feed, are opened by the sealer and merged (edgevpn/ledger). What we know is told by
-Trickle (RFC 6206): soon when something changed, when a peer lacks what we have, or when a member joins; ever more
-seldom while all say the same, up to --ledger-synchronization-interval. Our own entries (machines, healthcheck) are
-announced again whenever they are missing; the heartbeat renews their lease.
+What is said when, and to whom, is decided in edgevpn/ledger: gossip_core.py for what is told, own_entries.py for what
+we write of ourselves, clock_watch.py for what to think of our clock. This actor carries it out. Nodes of ours are
+spoken to on streams (ledger_links.py); blocks on the gossip topic, opened by the sealer, come from Go nodes and are
+published for them, on the topic of the current window and on those that Go nodes with other clocks are on.
 
-What is kept on disk is in ledger_store.py. Dies: routes and names stay as last seen with those who watch them.
+What is kept on disk is in ledger_store.py, what others see of the ledger in ledger_views.py. Dies: routes and names
+stay as last seen with those who watch them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import random
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import trio
@@ -22,63 +23,52 @@ from edgevpn import __version__
 from edgevpn.actors.actor_entry import actor_entry
 from edgevpn.actors.client import ActorUnavailableError, RefusedError, apply
 from edgevpn.actors.ledger_dhcp import LedgerDhcp
+from edgevpn.actors.ledger_links import LedgerLinks
 from edgevpn.actors.ledger_store import LedgerStore
+from edgevpn.actors.ledger_views import LedgerViews, bucket_told
 from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.errors import UntrustedDataError
-from edgevpn.ledger.dns_entries import dns_entries
-from edgevpn.ledger.leader import available_peers, leader_of
-from edgevpn.ledger.merge import MergeResult, Violation
-from edgevpn.ledger.policy import Expiry, Mode, policy_of
-from edgevpn.ledger.routes import routing_table
-from edgevpn.ledger.state import LedgerState, WriteRefusedError
-from edgevpn.ledger.trickle import Trickle
-from edgevpn.proto.block import Block, Storage, read_block_untrusted, write_block
+from edgevpn.ledger.clock_watch import ClockWatch
+from edgevpn.ledger.gossip_core import Action, GossipCore, Send, lack_of
+from edgevpn.ledger.merge import MergeResult, Place, changed_entries, with_entries
+from edgevpn.ledger.own_entries import OwnEntries, Written
+from edgevpn.ledger.policy import Mode
+from edgevpn.ledger.state import LedgerState
+from edgevpn.proto.block import Block, count_entries, read_block_untrusted, write_block
 from edgevpn.proto.entry import Entry
 from edgevpn.proto.gossip_message import compress, decompress_untrusted
+from edgevpn.proto.ledger_frames import Digest, Entries, Frame, Told, entries_untrusted
 from edgevpn.proto.messages import (
     Announce,
     BlockReply,
     BlockRequest,
     Body,
-    BucketMark,
-    DnsPattern,
+    ClockState,
     Done,
     Event,
     GossipReceived,
-    LedgerEntry,
     LedgerReply,
     LedgerRequest,
+    Member,
     Open,
     Opened,
+    PeerState,
     Publish,
     Published,
-    Route,
     Seal,
     Sealed,
+    Window,
     Withdraw,
 )
 from edgevpn.proto.peer_key import PrivateKey
-from edgevpn.proto.values import (
-    DNS,
-    EGRESS,
-    FILES,
-    HEALTHCHECK,
-    MACHINES,
-    SERVICES,
-    TRUSTZONE,
-    TRUSTZONE_AUTH,
-    USERS,
-    Machine,
-    write_heartbeat,
-    write_value,
-)
+from edgevpn.proto.protocols import LEDGER
+from edgevpn.proto.values import HEALTHCHECK, MACHINES, Machine, write_value
 
-FIRST_INTERVAL = 0.25  # Trickle's smallest interval
-REDUNDANCY = 2  # who heard so many say the same in an interval keeps quiet
+GRACE = 5.0  # s in which a member that may be one of ours need not have a link
+CLOCK_CHECK = 5.0  # s
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
-_MAX_REMEMBERED = 256
-_OF_TRUST = (TRUSTZONE, TRUSTZONE_AUTH)
+_SMALL, _FEW = 4096, 16  # bytes of a frame's entries, and entries, that are worked on without a thread
 
 
 @actor_entry
@@ -90,10 +80,14 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         actor.announce_ours()
         await shell.ready()
         nursery.start_soon(actor.receive)
-        nursery.start_soon(actor.follow_members)
+        nursery.start_soon(actor.follow, "gossip", "members", actor.members)
+        nursery.start_soon(actor.follow, "host", "peers", actor.peers)
+        nursery.start_soon(actor.follow, "sealer", "windows", actor.windows)
+        if actor.state.mode is not Mode.OFF:
+            nursery.start_soon(actor.links.run)
         nursery.start_soon(actor.speak)
-        nursery.start_soon(actor.keep_alive)
-        nursery.start_soon(actor.keep_announced)
+        nursery.start_soon(actor.publish)
+        nursery.start_soon(actor.watch_clock)
         nursery.start_soon(actor.store.run)
         if actor.dhcp is not None:
             nursery.start_soon(actor.dhcp.run)
@@ -111,32 +105,48 @@ class LedgerActor:
         self._shell = shell
         self._config = config
         self._key = key
-        self._chance = random.Random()  # noqa: S311
-        self.state = LedgerState(key, time.time(), mode=Mode(config.ownership), ttl=config.owner_ttl)
-        longest = max(FIRST_INTERVAL, config.ledger_sync_interval)
-        self._trickle = Trickle(FIRST_INTERVAL, longest, REDUNDANCY, self._chance, trio.current_time())
-        self._rearmed = trio.Event()
-        self._speak_now = False
+        now, wall = trio.current_time(), time.time()
+        chance = random.Random()  # noqa: S311
+        self.state = LedgerState(key, wall, mode=Mode(config.ownership), ttl=config.owner_ttl)
+        self.core = GossipCore(self.state, key.peer_id, config.ledger_sync_interval, chance, now)
+        self.own = OwnEntries(
+            self.state,
+            chance,
+            now,
+            wall,
+            announce_interval=config.ledger_announce_interval,
+            heartbeat_interval=config.heartbeat_interval,
+            scrub_interval=config.scrub_interval,
+            max_heartbeat_age=config.max_heartbeat_age,
+            heartbeats=config.heartbeats,
+        )
         self.store = LedgerStore(shell, lambda: self.state.block)
+        self.views = LedgerViews(shell.mailbox, self.state, peerguard=config.peerguard)
         self.dhcp = LedgerDhcp(shell, self.state, self._addresses_changed) if config.dhcp else None
-        self._heard: dict[str, bytes] = {}
-        self._conflicts: set[str] = set()
-        self._scrubbed = time.time()
-        self._routes = shell.mailbox.state("routes")
-        self._dns = shell.mailbox.state("dns")
-        self._dns_bucket: object = None  # what the state "dns" was made of
-        self._buckets = shell.mailbox.state("buckets")
-        self._marked: Storage = {}
-        self._shown = {bucket: shell.mailbox.state(bucket) for bucket in (USERS, SERVICES, FILES, EGRESS)}
-        self._trust = shell.mailbox.state("trust") if config.peerguard else None
+        self._claim_addresses()
+        self.links = LedgerLinks(shell, key.peer_id, self._on_frame, self._on_link_up, self._on_link_down)
+        self.clocks = ClockWatch(360.0)
+        self.members: dict[str, Body] = {}
+        self.peers: dict[str, Body] = {}
+        self.windows: dict[str, Body] = {}
+        self._seen = self.state.storage  # as it was shown
+        self._since: dict[str, float] = {}  # when a member without a link was first seen
+        self._reconsider_at = float("inf")
+        self._rearmed = trio.Event()
+        self._merging = trio.Lock()  # fair: whoever sends much waits as often as the others
+        self._to_publish: dict[Place, Entry] = {}
+        self._publish_whole = False
+        self._publish_more = trio.Event()
+        self._clock = shell.mailbox.state("clock")
         shell.mailbox.on_request(LedgerRequest, self._entries)
         shell.mailbox.on_request(BlockRequest, self._block)
         shell.mailbox.on_request(Announce, self._announce)
         shell.mailbox.on_request(Withdraw, self._withdraw)
-        shell.namespace |= {"ledger": self, "state": self.state}
+        shell.namespace |= {"ledger": self, "state": self.state, "core": self.core, "links": self.links}
         shell.gauges |= {
             "entries": lambda: sum(map(len, self.state.storage.values())),
             "index": lambda: self.state.index,
+            "others": lambda: len(self.core.others),
         }
 
     async def load(self) -> None:
@@ -149,264 +159,271 @@ class LedgerActor:
 
     # --- ours
 
-    def announce_ours(self) -> None:
-        """Our machines and heartbeat, where they are missing or another's."""
-        changed = False
-        if self._config.vpn:
-            for cidr in self._config.addresses if self.dhcp is None else self.dhcp.addresses:
-                changed |= self._claim(cidr.partition("/")[0])
-        if self._tells_alive() and self._key.peer_id not in self.state.entries(HEALTHCHECK):
-            changed |= self._write(HEALTHCHECK, self._key.peer_id, write_heartbeat(time.time()))
-        if changed:
-            self._note_change()
-
-    def _tells_alive(self) -> bool:
-        """Whether to send heartbeats: always, but where they are not wanted only for entries that expire without."""
-        me = self._key.peer_id
-        return self._config.heartbeats or any(
-            entry.owner == me and not entry.deleted
-            for name, bucket in self.state.storage.items()
-            if policy_of(name).expiry is Expiry.LIVENESS
-            for entry in bucket.values()
-        )
-
-    def _claim(self, address: str) -> bool:
-        """Announce that we have this address; while another live machine has it, say so once and leave it alone."""
-        machine = Machine(
-            peer_id=self._key.peer_id,
-            hostname=platform.node(),
-            os="linux",
-            arch=_ARCHITECTURES.get(platform.machine(), platform.machine()),
-            address=address,
-            version=__version__,
-        )
-        try:
-            written = self._write(MACHINES, address, write_value(machine))
-        except WriteRefusedError:
-            if self.dhcp is None and address not in self._conflicts:  # by DHCP it is given up, or the other one does
-                self._conflicts.add(address)
-                present = self.state.get(MACHINES, address)
-                self._shell.log.error(
-                    f"{address} belongs to another live machine: packets to it go there; choose another --address",
-                    owner=present.owner if present else "",
-                )
-            return False
-        self._conflicts.discard(address)
-        return written
+    def _claim_addresses(self) -> None:
+        """Have our machines announced: one for each address."""
+        cidrs = self._config.addresses if self.dhcp is None else self.dhcp.addresses
+        addresses = [cidr.partition("/")[0] for cidr in cidrs] if self._config.vpn else []
+        self.own.announcements = {Place(MACHINES, address): self._machine(address) for address in addresses}
 
     def _addresses_changed(self) -> None:
+        """DHCP wrote, and may have taken or given up addresses."""
+        self._wrote(Written(changed_entries(self._seen, self.state.storage), urgent=True))
+        self._claim_addresses()
         self.announce_ours()
-        self._note_change()
 
-    def _write(self, bucket: str, key: str, value: str) -> bool:
-        return self.state.announce(bucket, key, value, time.time()) is not None
+    def _machine(self, address: str) -> str:
+        return write_value(
+            Machine(
+                peer_id=self._key.peer_id,
+                hostname=platform.node(),
+                os="linux",
+                arch=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+                address=address,
+                version=__version__,
+            )
+        )
 
-    async def keep_announced(self) -> None:
-        while True:
-            await trio.sleep(self._config.ledger_announce_interval)
-            self.announce_ours()
+    def announce_ours(self) -> None:
+        """Our machines and heartbeat, where they are missing or another's."""
+        self._wrote(self.own.announce(time.time()))
 
-    async def keep_alive(self) -> None:
-        """The heartbeat, jittered as in Go, and the leader's clean-up."""
-        while True:
-            await trio.sleep(self._config.heartbeat_interval * (0.5 + self._chance.random()))
-            if self._tells_alive() and self._write(HEALTHCHECK, self._key.peer_id, write_heartbeat(time.time())):
-                self._note_change()
-            now = time.time()
-            if now - self._scrubbed >= self._config.scrub_interval:
-                self._scrubbed = now
-                peers = available_peers(self.state.storage, now, self._config.max_heartbeat_age)
-                if leader_of(peers) == self._key.peer_id:
-                    self._reap(now)
-
-    def _reap(self, now: float) -> None:
-        """As the leader: tombstones over what has expired. Without ownership the heartbeats start anew."""
-        before = self.state.index
-        if self.state.mode is Mode.OFF:
-            self.state.drop_bucket(HEALTHCHECK, now)
-        else:
-            self.state.reap(now, 3 * self._config.max_heartbeat_age)
-        if self.state.index != before:
-            self._note_change()
-
-    def _note_change(self) -> None:
+    def _wrote(self, written: Written) -> None:
         """Something of ours changed: tell at once, save soon, and show the routes."""
-        self._speak_now = True
-        self._rearmed.set()
-        self._show()
+        for place in written.conflicts if self.dhcp is None else ():  # by DHCP it is given up, or the other one does
+            present = self.state.get(place.bucket, place.key)
+            self._shell.log.error(
+                f"{place.key} belongs to another live machine: packets to it go there; choose another --address",
+                owner=present.owner if present else "",
+            )
+        if written.entries:
+            self._do(self.core.wrote(written.entries, urgent=written.urgent))
+            self._show()
 
     def _show(self) -> None:
-        table = routing_table(self.state.storage, time.time(), self.state.ttl, self.state.mode)
-        self._routes.replace({address: Route(route.peer_id, route.hostname) for address, route in table.items()})
-        if self._trust is not None:
-            self._trust.replace({f"{e.bucket}/{e.key}": e for b in _OF_TRUST for e in self._told(b) if not e.deleted})
+        self._seen = self.state.storage
+        self.views.show()
         self.store.note_change()
         if self.dhcp is not None:
             self.dhcp.note_change()
-        patterns = self.state.storage.get(DNS)
-        if patterns is not self._dns_bucket:
-            self._dns_bucket = patterns
-            found = dns_entries(self.state.storage)
-            self._dns.replace({key: DnsPattern(one.value, place) for place, (key, one) in enumerate(found.items())})
-        self._mark_buckets()
-        for bucket, state in self._shown.items():
-            state.replace({key: _entry(bucket, key, one) for key, one in self.state.entries(bucket).items()})
 
-    def _mark_buckets(self) -> None:
-        """Which buckets changed: storages share those that did not."""
-        storage, marks = self.state.storage, self._buckets.items
-        for name, content in storage.items():
-            if content is not self._marked.get(name):
-                before = marks.get(name)
-                change = before.change + 1 if isinstance(before, BucketMark) else 1
-                self._buckets.put(name, BucketMark(sum(not entry.deleted for entry in content.values()), change))
-        for name in [name for name in marks if name not in storage]:
-            self._buckets.remove(name)
-        self._marked = storage
+    # --- who is there
+
+    async def follow(self, actor: str, topic: str, items: dict[str, Body]) -> None:
+        """Keep a copy of another actor's state."""
+        async with self._shell.client(actor).watch(topic) as updates:
+            async for update in updates:
+                apply(items, update)
+                current = self.windows.get("current")
+                if isinstance(current, Window):
+                    self.clocks.interval = current.topic_end - current.topic_start
+                self._reconsider()
+
+    def _on_link_up(self, peer: str) -> None:
+        self._do(self.core.link_up(peer, time.time()))
+        self._reconsider()
+
+    def _on_link_down(self, peer: str) -> None:
+        self._do(self.core.link_down(peer, trio.current_time()))
+        self.clocks.forget(peer)
+        self._reconsider()
+
+    def _reconsider(self) -> None:
+        """Which members need whole blocks: those that don't speak our protocol, or have no link for long."""
+        now = trio.current_time()
+        others = []
+        self._reconsider_at = float("inf")
+        for peer in self.members:
+            if peer in self.core.links:
+                self._since.pop(peer, None)
+                continue
+            state = self.peers.get(peer)
+            protocols = state.protocols if isinstance(state, PeerState) else []
+            due = self._since.setdefault(peer, now) + GRACE
+            if self.state.mode is Mode.OFF or (protocols and LEDGER not in protocols) or now >= due:
+                others.append(peer)
+            else:
+                self._reconsider_at = min(self._reconsider_at, due)
+        for peer in self._since.keys() - self.members.keys():
+            del self._since[peer]
+        self.core.others_are(others, now)
+        self._rearmed.set()
 
     # --- hearing
 
     async def receive(self) -> None:
+        """Blocks on the topic."""
         sealer = self._shell.client("sealer")
         async with self._shell.client("gossip").watch("messages") as events:
             async for event in events:
                 if not isinstance(event, Event) or not isinstance(event.body, GossipReceived):
                     continue
+                peer = event.body.from_peer
                 try:
                     opened = await sealer.call(Open(event.body.data), Opened)
                     block = await trio.to_thread.run_sync(_read_untrusted, opened.plaintext)
                 except RefusedError as exc:
-                    self._shell.warn("messages_not_opened", peer=event.body.from_peer, reason=str(exc))
+                    self._shell.warn("messages_not_opened", peer=peer, reason=str(exc))
                 except UntrustedDataError as exc:
-                    self._shell.warn("blocks_refused", peer=event.body.from_peer, reason=str(exc))
+                    self._shell.warn("blocks_refused", peer=peer, reason=str(exc))
                 except ActorUnavailableError:
                     self._shell.count("messages_lost_without_sealer")
                 else:
-                    await self._merge(block, event.body.from_peer)
+                    window = self.windows.get(opened.window)
+                    if isinstance(window, Window) and peer not in self.core.links:
+                        now = trio.current_time()
+                        self.clocks.heard_window(peer, window.topic_start, window.topic_end, time.time(), now)
+                    await self._merge_block(block, peer)
 
-    async def _merge(self, block: Block, peer: str) -> None:
+    async def _merge_block(self, block: Block, peer: str) -> None:
         merged = await self._judged(block)
         self._shell.count("blocks_merged")
+        self._after_merge(merged, peer)
+        lack = await trio.to_thread.run_sync(lack_of, self.state, block) if block.hash else None
+        self.core.merged_block(peer, lack, merged, trio.current_time())
+        self._rearmed.set()
+
+    async def _on_frame(self, peer: str, frame: Frame) -> None:
+        """A frame of a link, opened. Raises UntrustedDataError."""
+        if isinstance(frame, Digest):
+            self.clocks.heard_time(peer, frame.time_ms / 1000, time.time(), trio.current_time())
+        if not isinstance(frame, Entries):
+            self._do(self.core.on_frame(peer, frame, trio.current_time(), time.time()))
+            return
+        if len(frame.entries) <= _SMALL:
+            block = _as_block(entries_untrusted(frame.entries))
+        else:
+            block = await trio.to_thread.run_sync(lambda: _as_block(entries_untrusted(frame.entries)))
+        merged = await self._judged(block, small=count_entries(block.storage) <= _FEW)
+        self._shell.count("frames_merged")
+        self._after_merge(merged, peer)
+        self._do(self.core.merged(peer, frame, block, merged, trio.current_time()))
+
+    async def _judged(self, block: Block, *, small: bool = False) -> MergeResult:
+        """Merge it. The work is done in a thread; what we write meanwhile wins, and the block is judged again."""
+        async with self._merging:
+            while True:
+                storage, wall = self.state.storage, time.time()
+                if small:
+                    merged = self.state.judge(block, wall)
+                else:
+                    merged = await trio.to_thread.run_sync(self.state.judge, block, wall)
+                if self.state.storage is storage:
+                    self.state.take(merged, block, wall)
+                    return merged
+
+    def _after_merge(self, merged: MergeResult, peer: str) -> None:
         if merged.violations:
             self._shell.warn("entries_refused", peer=peer, violation=str(merged.violations[0]))
             self._shell.count("entries_refused", len(merged.violations) - 1)
-        self._renew_buried(merged.violations)
+        renewed = self.own.renew_buried(merged.violations, time.time())
+        if renewed.entries:
+            self._shell.count("entries_renewed", len(renewed.entries))
+            self._wrote(renewed)
         if self.dhcp is not None:
             self.dhcp.merged(merged.violations)
-        now = trio.current_time()
         if merged.changed:
             self._shell.count("entries_changed", len(merged.changed))
+            if any(place.bucket != HEALTHCHECK for place in merged.changed):
+                self.announce_ours()  # somebody's tombstone or older state may have hit them
             self._show()
-            self.announce_ours()  # somebody's tombstone or older state may have hit them
-            self._trickle.on_inconsistent(now)
-        elif (merged.older or self.state.lacks(block)) and await self._is_news(peer, block):
-            self._trickle.on_inconsistent(now)
-        else:
-            self._trickle.on_consistent()
-        self._rearmed.set()
-
-    async def _judged(self, block: Block) -> MergeResult:
-        """Merge it. The work is done in a thread; what we write meanwhile wins, and the block is judged again."""
-        while True:
-            storage, now = self.state.storage, time.time()
-            merged = await trio.to_thread.run_sync(self.state.judge, block, now)
-            if self.state.storage is storage:
-                self.state.take(merged, block, now)
-                return merged
-
-    def _renew_buried(self, violations: tuple[Violation, ...]) -> None:
-        """Sign anew what a leader that had not heard our heartbeat put a tombstone on: else it stays buried there."""
-        renewed = False
-        for violation in violations:
-            place = violation.place
-            ours = self.state.get(place.bucket, place.key)
-            if violation.entry.deleted and ours is not None and ours.owner == self._key.peer_id and not ours.deleted:
-                self.state.announce(place.bucket, place.key, ours.value, time.time(), force=True)
-                renewed = True
-        if renewed:
-            self._shell.count("entries_renewed")
-            self._note_change()
-
-    async def _is_news(self, peer: str, block: Block) -> bool:
-        """Whether this peer's lack is new: who will not take an entry of ours is not told it again and again."""
-        mark = await trio.to_thread.run_sync(_mark, block, self.state.index)
-        if self._heard.get(peer) == mark:
-            return False
-        if len(self._heard) >= _MAX_REMEMBERED:
-            self._heard.pop(next(iter(self._heard)))
-        self._heard[peer] = mark
-        return True
-
-    async def follow_members(self) -> None:
-        """Who joins the topic is told at once."""
-        items: dict[str, Body] = {}
-        async with self._shell.client("gossip").watch("members") as updates:
-            async for update in updates:
-                before = dict(items)
-                apply(items, update)
-                if any(before.get(peer) != member for peer, member in items.items()):
-                    self._speak_now = True
-                    self._trickle.on_inconsistent(trio.current_time())
-                    self._rearmed.set()
 
     # --- speaking
 
+    def _do(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Send):
+                self.links.send(action.peer, action.frame)
+            elif action.entries is None:
+                self._publish_whole = True
+                self._publish_more.set()
+            else:
+                self._to_publish.update(action.entries)
+                self._publish_more.set()
+        self._rearmed.set()
+
     async def speak(self) -> None:
+        """Let the clocks of the core and of our own entries run."""
         while True:
-            self._rearmed = trio.Event()
-            if self._speak_now:
-                self._speak_now = False
-                await self._publish()
-                continue
             now = trio.current_time()
-            if self._trickle.expire(now):
-                await self._publish()
-                continue
-            with trio.move_on_at(max(self._trickle.next_wakeup(), now + 0.001)):
+            if now >= self._reconsider_at:
+                self._reconsider()
+            self._wrote(self.own.expire(now, time.time()))
+            self._do(self.core.expire(now, time.time()))
+            self._rearmed = trio.Event()
+            wake = min(self.core.next_wakeup(), self.own.next_wakeup(), self._reconsider_at)
+            with trio.move_on_at(max(wake, now + 0.001)):
                 await self._rearmed.wait()
 
-    async def _publish(self) -> None:
-        """The whole block, sealed. What can't be said now is said at the next turn: the newest state, not this one."""
-        plaintext = await trio.to_thread.run_sync(_write, self.state)
-        try:
-            sealed = await self._shell.client("sealer").call(Seal(plaintext), Sealed)
-            await self._shell.client("gossip").call(Publish(sealed.data), Published)
-        except (ActorUnavailableError, RefusedError):
-            self._shell.count("publishes_failed")
-            self._trickle.on_inconsistent(trio.current_time())
-            await trio.sleep(0.05)
-        else:
-            self._shell.count("blocks_published")
+    async def publish(self) -> None:
+        """On the topic: the newest of what is to be said. What can't be said now is said a moment later."""
+        while True:
+            self._publish_more = trio.Event()
+            entries, self._to_publish = self._to_publish, {}
+            whole, self._publish_whole = self._publish_whole, False
+            if not entries and not whole:
+                await self._publish_more.wait()
+                continue
+            plaintext = await trio.to_thread.run_sync(_write, self.state, None if whole else entries)
+            try:
+                for topic in self._topics():
+                    sealed = await self._shell.client("sealer").call(Seal(plaintext, topic), Sealed)
+                    await self._shell.client("gossip").call(Publish(sealed.data, topic), Published)
+            except (ActorUnavailableError, RefusedError):
+                self._shell.count("publishes_failed")
+                self._to_publish = entries | self._to_publish
+                self._publish_whole |= whole
+                await trio.sleep(0.05)
+            else:
+                self._shell.count("blocks_published" if whole else "parts_published")
+
+    def _topics(self) -> list[str]:
+        """The current window's, and those that nodes are on whose clocks put them in another window alone."""
+        wall = time.time()
+        windows = [w for w in self.windows.values() if isinstance(w, Window)]
+        topics = [w.topic for w in windows if w.topic_start <= wall < w.topic_end] or [""]
+        for peer in self.core.others:
+            member = self.members.get(peer)
+            if isinstance(member, Member) and not set(topics) & set(member.topics):
+                topics += [w.topic for w in windows if w.topic in member.topics]
+        return topics
+
+    async def watch_clock(self) -> None:
+        """Tell the user when our clock and the others' differ."""
+        told = ""
+        while True:
+            verdict = self.clocks.verdict(trio.current_time())
+            self._clock.put("clock", ClockState(round(verdict.offset, 1), verdict.peers, verdict.text))
+            about = "ours" if verdict.text and not verdict.strangers else ",".join(verdict.strangers)
+            if verdict.text and about != told:
+                self._shell.log.warning(verdict.text)
+            told = about if verdict.text else ""
+            await trio.sleep(CLOCK_CHECK)
 
     # --- requests
 
     async def _entries(self, request: LedgerRequest) -> Body:
-        buckets = [bucket for bucket in sorted(self.state.storage) if request.bucket in ("", bucket)]
-        return LedgerReply([entry for bucket in buckets for entry in self._told(bucket)])
-
-    def _told(self, bucket: str) -> list[LedgerEntry]:
-        return [_entry(bucket, key, entry) for key, entry in sorted(self.state.storage.get(bucket, {}).items())]
+        storage = self.state.storage
+        buckets = [bucket for bucket in sorted(storage) if request.bucket in ("", bucket)]
+        return LedgerReply([entry for bucket in buckets for entry in bucket_told(storage, bucket)])
 
     async def _block(self, _: BlockRequest) -> Body:
         return BlockReply(await trio.to_thread.run_sync(_block_json, self.state))
 
     async def _announce(self, request: Announce) -> Body:
-        if self._write(request.bucket, request.key, request.value):
-            self._note_change()
+        entry = self.state.announce(request.bucket, request.key, request.value, time.time())
+        if entry is not None:
+            self._wrote(Written({Place(request.bucket, request.key): entry}, urgent=True))
             self.announce_ours()  # the first heartbeat, if there was none: the entry's lease hangs on it
             await self.store.settled()
         return Done()
 
     async def _withdraw(self, request: Withdraw) -> Body:
-        if self.state.delete(request.bucket, request.key, time.time()) is None:
+        entry = self.state.delete(request.bucket, request.key, time.time())
+        if entry is None:
             raise RequestError("unknown", f"there is no {request.bucket}/{request.key} to delete")
-        self._note_change()
+        self._wrote(Written({Place(request.bucket, request.key): entry}, urgent=True))
         await self.store.settled()
         return Done()
-
-
-def _entry(bucket: str, key: str, entry: Entry) -> LedgerEntry:
-    return LedgerEntry(bucket, key, entry.value, entry.owner, entry.version, entry.updated_at, entry.deleted)
 
 
 # What a peer's block can make long runs in a thread: meanwhile the actor answers.
@@ -416,13 +433,13 @@ def _read_untrusted(plaintext: bytes) -> Block:
     return read_block_untrusted(decompress_untrusted(plaintext))
 
 
-def _mark(block: Block, index: int) -> bytes:
-    """Stands for what a peer has beside what we have."""
-    return hashlib.sha256(write_block(Block(storage=block.storage)) + index.to_bytes(8, "big", signed=True)).digest()
+def _as_block(entries: Iterable[Told]) -> Block:
+    return Block(storage=with_entries({}, {Place(bucket, key): entry for bucket, key, entry in entries}))
 
 
-def _write(state: LedgerState) -> bytes:
-    return compress(write_block(state.block))
+def _write(state: LedgerState, entries: Mapping[Place, Entry] | None) -> bytes:
+    block = state.block if entries is None else state.partial_block(entries, time.time())
+    return compress(write_block(block))
 
 
 def _block_json(state: LedgerState) -> bytes:

@@ -18,10 +18,19 @@ from edgevpn.actors import log
 from edgevpn.actors.client import Client, apply
 from edgevpn.actors.service_manager import ServiceManager
 from edgevpn.config import NodeConfig
-from edgevpn.proto.messages import Body, DhcpState, HostSelf, NodeStatus, Route
+from edgevpn.proto.messages import Body, ClockState, DhcpState, HostSelf, NodeStatus, Route
 
 # When a person who waits is told so again, seconds after the start.
 _PATIENCE = (5.0, 30.0, 120.0, 600.0)
+
+
+_FOLLOWED = (
+    ("host", "self"),
+    ("host", "peers"),
+    ("gossip", "members"),
+    ("ledger", "routes"),
+    ("ledger", "clock"),
+)
 
 
 class NodeView:
@@ -41,6 +50,7 @@ class NodeView:
             "members": {},
             "routes": {},
             "dhcp": {},
+            "clock": {},
         }
         self._changed = trio.Event()
         self.stopping = False
@@ -113,6 +123,7 @@ class NodeView:
 
     def status(self, uptime_s: float) -> NodeStatus:
         me = self._states["self"].get("host")
+        clock = self._states["clock"].get("clock")
         return NodeStatus(
             peer_id=self._peer_id,
             state=self.state,
@@ -123,14 +134,13 @@ class NodeView:
             uptime_s=uptime_s,
             version=__version__,
             waiting_for=self.waiting_for(),
+            clock_offset_s=clock.offset_s if isinstance(clock, ClockState) else 0.0,
+            clock=clock.text if isinstance(clock, ClockState) else "",
         )
 
     async def follow(self) -> None:
         async with trio.open_nursery() as nursery:
-            topics = [("host", "self"), ("host", "peers"), ("gossip", "members"), ("ledger", "routes")]
-            if self._config.dhcp:
-                topics.append(("ledger", "dhcp"))
-            for actor, topic in topics:
+            for actor, topic in (*_FOLLOWED, *((("ledger", "dhcp"),) if self._config.dhcp else ())):
                 if actor in self._config.actors():
                     nursery.start_soon(self._follow_state, actor, topic)
 

@@ -18,9 +18,20 @@ from edgevpn.actors.actor_entry import actor_entry
 from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.errors import UntrustedDataError
-from edgevpn.proto import gossip_message, network_config, network_tag, rendezvous
-from edgevpn.proto.messages import Body, NetworkFacts, Open, Opened, Seal, Sealed, Window
+from edgevpn.proto import gossip_message, network_config, network_tag, rendezvous, seal
+from edgevpn.proto.messages import (
+    Body,
+    NetworkFacts,
+    Open,
+    Opened,
+    OpenFrame,
+    Seal,
+    Sealed,
+    SealFrame,
+    Window,
+)
 
+_MAY_SEAL = frozenset({"ledger", "trust"})  # who speaks with the other nodes by sealed messages
 _KEYS = ("current", "previous", "next")  # the order in which they are tried
 _LOOK_AT_CLOCK = 30.0  # seconds: a clock that was set is noticed within this
 
@@ -43,8 +54,10 @@ class SealerActor:
         self._network = network
         self._state = shell.mailbox.state("windows")
         self._windows = rendezvous.windows(network, time.time())
-        shell.mailbox.on_request(Seal, self._seal, only={"ledger"})
-        shell.mailbox.on_request(Open, self._open, only={"ledger"})
+        shell.mailbox.on_request(Seal, self._seal, only=_MAY_SEAL)
+        shell.mailbox.on_request(Open, self._open, only=_MAY_SEAL)
+        shell.mailbox.on_request(SealFrame, self._seal_frame, only={"ledger"})
+        shell.mailbox.on_request(OpenFrame, self._open_frame, only={"ledger"})
         shell.namespace |= {"network": network, "sealer": self}
         for secret in network.secrets():
             shell.secrets.add(secret)
@@ -72,8 +85,27 @@ class SealerActor:
     async def _seal(self, request: Seal) -> Body:
         self.derive()  # the current key, to the second
         self._shell.count("sealed")
-        key = self._windows.current.seal_key
-        return Sealed(gossip_message.write_message(request.plaintext, key, request.annotations or None))
+        windows = [getattr(self._windows, name) for name in _KEYS]
+        window = next((w for w in windows if request.topic in ("", w.topic)), None)
+        if window is None:
+            raise RequestError("no-window", "that topic is of none of our windows any more")
+        return Sealed(gossip_message.write_message(request.plaintext, window.seal_key, request.annotations or None))
+
+    async def _seal_frame(self, request: SealFrame) -> Body:
+        self.derive()
+        self._shell.count("frames_sealed")
+        return Sealed(seal.seal_raw(request.plaintext, self._windows.current.seal_key, request.additional))
+
+    async def _open_frame(self, request: OpenFrame) -> Body:
+        self.derive()
+        keys = [getattr(self._windows, name).seal_key for name in _KEYS]
+        try:
+            plaintext, index = seal.open_raw_untrusted(request.data, keys, request.additional)
+        except UntrustedDataError as exc:
+            self._shell.count("frames_not_opened")
+            raise RequestError("not-opened", str(exc)) from exc
+        self._shell.count(f"frames_opened_with_{_KEYS[index]}")
+        return Opened(plaintext, _KEYS[index])
 
     async def _open(self, request: Open) -> Body:
         self.derive()

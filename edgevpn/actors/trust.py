@@ -205,7 +205,7 @@ class TrustActor:
 
     async def _say_word(self) -> None:
         signature = await trio.to_thread.run_sync(peerguard.sign, self._key)
-        request = Seal(peerguard.CHALLENGE.encode(), {peerguard.ANNOTATION: signature})
+        request = Seal(peerguard.CHALLENGE.encode(), annotations={peerguard.ANNOTATION: signature})
         try:
             sealed = await self._shell.client("sealer").call(request, Sealed)
             await self._shell.client("gossip").call(Publish(sealed.data, public=True), Published)

@@ -19,6 +19,7 @@ from edgevpn.actors.client import ActorUnavailableError, Client
 from edgevpn.cli import output
 from edgevpn.cli.ping import ping_peer
 from edgevpn.cli.run_dir import node_options
+from edgevpn.cli.traffic import show
 from edgevpn.errors import EdgevpnError
 from edgevpn.proto.messages import (
     HostSelf,
@@ -33,6 +34,8 @@ from edgevpn.proto.messages import (
     Route,
     Snapshot,
     StatusRequest,
+    Traffic,
+    TrafficRequest,
 )
 
 R = TypeVar("R", bound=Message)
@@ -96,14 +99,20 @@ def status(run_dir: Path, as_json: bool) -> None:
     ]
     if found.waiting_for:
         pairs.append(("waiting for", found.waiting_for))
+    if found.clock:
+        pairs.append(("clock", found.clock))
     click.echo(output.facts(pairs), nl=False)
 
 
-@click.command(epilog="Example: edgevpn peers")
+@click.command(epilog="Example: edgevpn peers --traffic")
+@click.option("--traffic", is_flag=True, help="Show instead what each protocol sent and received.")
 @node_options
-def peers(run_dir: Path, as_json: bool) -> None:
+def peers(traffic: bool, run_dir: Path, as_json: bool) -> None:
     """Show the connected peers: member of this network or not, addresses, and how packets reach them."""
     node = Node(run_dir)
+    if traffic:
+        _show_traffic(node, as_json)
+        return
 
     async def collect() -> list[dict[str, Any]]:
         connected = await node.state("host", "peers")
@@ -166,6 +175,18 @@ def peers(run_dir: Path, as_json: bool) -> None:
         ),
         nl=False,
     )
+
+
+def _show_traffic(node: Node, as_json: bool) -> None:
+    async def collect() -> tuple[Traffic, Paths | None]:
+        counted = await node.ask("host", TrafficRequest(), Traffic)
+        try:
+            return counted, await node.ask("tun", PathsRequest(), Paths)
+        except EdgevpnError:
+            return counted, None  # a node without an interface
+
+    counted, paths = ask_node(collect)
+    click.echo(show(counted, paths, as_json), nl=False)
 
 
 async def _state_or_nothing(node: Node, actor: str, topic: str) -> dict[str, Any]:

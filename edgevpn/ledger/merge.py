@@ -17,7 +17,7 @@ Under `observe` what breaks a rule is stored all the same; under `off` there are
 index replaces ours, or at the same index the one with the higher hash (as text, not verified).
 
 These are Go's rules. Ours beyond them, and optional: a version may not lie further ahead than `max_ahead` of our clock,
-since a version of 2^64 - 1 would lock its key for ever; and a ledger of `max_entries` takes no new keys.
+since a version of 2^64 - 1 would lock its key for ever; and a ledger takes no more than its `quota` (quota.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from typing import Final
 
 from edgevpn.ledger.leases import Leases
 from edgevpn.ledger.policy import DEFAULT_TTL, Mode, Policy, owner_of, policy_of
-from edgevpn.proto.block import NULL_BUCKET, Block, Bucket, Storage, count_entries, to_ns
+from edgevpn.ledger.quota import Quota, Usage, needs_room
+from edgevpn.proto.block import NULL_BUCKET, Block, Bucket, Storage, to_ns
 from edgevpn.proto.entry import Entry, same_entry, verify_entry
 
 MAX_AHEAD: Final = 86_400.0  # seconds
@@ -90,9 +91,12 @@ def merge_storage(
     now: float,
     ttl: float = DEFAULT_TTL,
     max_ahead: float | None = None,
-    max_entries: int | None = None,
+    quota: Quota | None = None,
 ) -> MergeResult:
-    """Merge entries under `enforce` or `observe`. `now`: unix seconds; `ttl`, `max_ahead`: seconds (None: no bound)."""
+    """Merge entries under `enforce` or `observe`. `now`: unix seconds; `ttl`, `max_ahead`: seconds (None: no bound).
+
+    `quota` None: no bound either.
+    """
     if mode is Mode.OFF:
         raise ValueError("without ownership whole blocks are adopted, see adopts()")
     leases = Leases(local, now, ttl)
@@ -100,7 +104,7 @@ def merge_storage(
     changed: dict[Place, Entry] = {}
     violations: list[Violation] = []
     received = identical = older = 0
-    room = None if max_entries is None else max_entries - count_entries(local)
+    usage: Usage | None = None  # a pass over all entries: made when an entry needs room
     for bucket, entries in incoming.items():
         policy = policy_of(bucket)
         ours: Bucket = local.get(bucket, {})
@@ -111,9 +115,11 @@ def merge_storage(
                 identical += 1
                 continue
             place = Place(bucket, key)
-            if existing is None and room is not None and room <= 0:
-                violations.append(Violation(place, entry, FULL))  # a bound on memory, so under observe too
-                continue
+            if quota is not None and needs_room(key, entry, existing):
+                usage = usage or Usage(local, quota)
+                if not usage.admits(key, entry, existing):
+                    violations.append(Violation(place, entry, FULL))  # a bound on memory, so under observe too
+                    continue
             if existing is not None and entry.version < existing.version:
                 older += 1
             if highest is not None and entry.version > highest:
@@ -126,10 +132,11 @@ def merge_storage(
                 continue  # an older entry of an open bucket breaks no rule
             if reason is not None:
                 violations.append(Violation(place, entry, reason))
-            if reason is None or mode is Mode.OBSERVE:
-                changed[place] = entry
-                if existing is None and room is not None:
-                    room -= 1
+            if reason is not None and mode is not Mode.OBSERVE:
+                continue
+            if usage is not None:
+                usage.take(key, entry, existing)
+            changed[place] = entry
     storage = with_entries(local, changed, empty=incoming) if changed else local
     return MergeResult(storage, changed, tuple(violations), received, identical, older)
 
@@ -185,6 +192,17 @@ def with_entries(storage: Storage, entries: Mapping[Place, Entry], empty: Storag
         if content and name not in buckets:
             buckets[name] = {}
     return buckets
+
+
+def changed_entries(before: Storage, after: Storage) -> dict[Place, Entry]:
+    """What `after` has that `before` had not. Buckets that the two share cost nothing."""
+    return {
+        Place(name, key): entry
+        for name, bucket in after.items()
+        if bucket is not before.get(name)
+        for key, entry in bucket.items()
+        if before.get(name, {}).get(key) is not entry
+    }
 
 
 def adopts(local: Block, incoming: Block) -> bool:

@@ -10,7 +10,7 @@ How a block is kept on disk is in snapshot.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -19,16 +19,15 @@ from edgevpn.ledger import merge as rules, reap as cleaning
 from edgevpn.ledger.leases import Leases
 from edgevpn.ledger.merge import MergeResult, Place
 from edgevpn.ledger.policy import DEFAULT_TTL, Mode, policy_of
+from edgevpn.ledger.quota import Quota, Usage
 from edgevpn.ledger.reap import ReapResult
 from edgevpn.proto.block import (
-    MAX_ENTRIES,
     MAX_INDEX,
     MAX_NAME,
     MAX_VALUE,
     Block,
     Storage,
     checksum,
-    count_entries,
     first_block,
     timestamp_text,
 )
@@ -51,15 +50,19 @@ class LedgerState:
         mode: Mode = Mode.ENFORCE,
         ttl: float = DEFAULT_TTL,
         max_ahead: float | None = rules.MAX_AHEAD,
-        max_entries: int = MAX_ENTRIES,
+        quota: Quota = Quota(),  # noqa: B008 - frozen
         block: Block | None = None,
     ) -> None:
-        """`block`: a kept one to begin with. Under `off` the signer is not used. `max_ahead` None: no bound."""
+        """`block`: a kept one to begin with. Under `off` the signer is not used. `max_ahead` None: no bound.
+
+        `on_change` is called after each change with the places that changed; None: look at all of them.
+        """
         self.signer: Final = signer
         self.mode: Final = mode
         self.ttl: Final = ttl
         self._max_ahead = max_ahead
-        self._max_entries = max_entries
+        self._quota = quota
+        self.on_change: Callable[[Collection[Place] | None], None] = lambda _places: None
         self._present = block or first_block(now)
         self._last_block = self._present, self._present  # what was asked for last: as it was held, and with its hash
 
@@ -105,21 +108,27 @@ class LedgerState:
         """Go on from a kept block instead of what is held now."""
         self._present = block  # hash and the one before are of no meaning, until the block is asked for
         self._last_block = block, block
+        self.on_change(None)
 
-    def _install(self, storage: Storage, now: float) -> None:
+    def _install(self, storage: Storage, now: float, places: Collection[Place] | None) -> None:
         index = min(self._present.index + 1, MAX_INDEX)
         self._present = Block(index, timestamp_text(now), storage)
+        self.on_change(places)
 
-    def announce(self, bucket: str, key: str, value: str, now: float, *, force: bool = False) -> Entry | None:
+    def announce(
+        self, bucket: str, key: str, value: str, now: float, *, force: bool = False, above: int = 0
+    ) -> Entry | None:
         """Write a value (JSON text). None when it stands there already as ours, unless `force` asks to sign it anew.
 
-        Raises WriteRefusedError.
+        `above`: a version heard of, which the new one shall outdo. Raises WriteRefusedError.
         """
         if len(bucket) > MAX_NAME or len(key) > MAX_NAME or len(value) > MAX_VALUE:
             raise WriteRefusedError(f"{bucket[:40]}/{key[:40]} is too large for the ledger: shorten it")
         existing = self.get(bucket, key)
-        if existing is None and count_entries(self.storage) >= self._max_entries:
-            raise WriteRefusedError(f"the ledger is full ({self._max_entries} entries): delete some")
+        if existing is None and not Usage(self.storage, self._quota).admits(
+            key, Entry(value, self.signer.peer_id), None
+        ):
+            raise WriteRefusedError("the ledger is full, or this node has written more than its share: delete some")
         if self.mode is Mode.OFF:
             entry = Entry(value)
             if existing == entry and not force:
@@ -127,15 +136,18 @@ class LedgerState:
         else:
             if existing is not None and self._is_ours(existing) and existing.value == value and not force:
                 return None
-            entry = self._signed(Place(bucket, key), value, existing, now)
-        self._install(rules.with_entries(self.storage, {Place(bucket, key): entry}), now)
+            entry = self._signed(Place(bucket, key), value, existing, now, above=above)
+        place = Place(bucket, key)
+        self._install(rules.with_entries(self.storage, {place: entry}), now, (place,))
         return entry
 
     def _is_ours(self, entry: Entry) -> bool:
         return entry.owner == self.signer.peer_id and not entry.deleted and entry.sig is not None
 
-    def _signed(self, place: Place, value: str, existing: Entry | None, now: float, *, deleted: bool = False) -> Entry:
-        previous = 0 if existing is None else existing.version
+    def _signed(
+        self, place: Place, value: str, existing: Entry | None, now: float, *, deleted: bool = False, above: int = 0
+    ) -> Entry:
+        previous = max(above, 0 if existing is None else existing.version)
         if previous >= MAX_VERSION:
             raise WriteRefusedError(f"{place.bucket}/{place.key} has the last version there is: use another name")
         version = cleaning.version_after(previous, now)
@@ -162,10 +174,10 @@ class LedgerState:
         place = Place(bucket, key)
         if self.mode is Mode.OFF:
             rest = {name: entry for name, entry in self.storage[bucket].items() if name != key}
-            self._install({**self.storage, bucket: rest}, now)
+            self._install({**self.storage, bucket: rest}, now, (place,))
             return Entry("", deleted=True)
         entry = self._signed(place, "", existing, now, deleted=True)
-        self._install(rules.with_entries(self.storage, {place: entry}), now)
+        self._install(rules.with_entries(self.storage, {place: entry}), now, (place,))
         return entry
 
     def drop_bucket(self, bucket: str, now: float) -> None:
@@ -173,7 +185,7 @@ class LedgerState:
         if self.mode is not Mode.OFF:
             raise ValueError("with ownership entries are deleted one by one")
         if bucket in self.storage:
-            self._install({name: content for name, content in self.storage.items() if name != bucket}, now)
+            self._install({name: content for name, content in self.storage.items() if name != bucket}, now, None)
 
     def merge(self, incoming: Block, now: float) -> MergeResult:
         """Take in a block from a peer."""
@@ -192,7 +204,7 @@ class LedgerState:
             now=now,
             ttl=self.ttl,
             max_ahead=self._max_ahead,
-            max_entries=self._max_entries,
+            quota=self._quota,
         )
 
     def take(self, result: MergeResult, incoming: Block, now: float) -> None:
@@ -201,7 +213,7 @@ class LedgerState:
             if result.storage is incoming.storage:
                 self.restore(incoming)
         elif result.changed:
-            self._install(result.storage, now)
+            self._install(result.storage, now, result.changed)
 
     def _judge_whole(self, incoming: Block) -> MergeResult:
         changed: dict[Place, Entry] = {}
@@ -225,7 +237,7 @@ class LedgerState:
             return ReapResult(self.storage, {}, ())
         result = cleaning.reap(self.storage, self.signer, now, self.ttl, tombstone_ttl)
         if result.storage is not self.storage:
-            self._install(result.storage, now)
+            self._install(result.storage, now, (*result.tombstones, *result.dropped))
         return result
 
     def partial_block(self, entries: Mapping[Place, Entry], now: float) -> Block:

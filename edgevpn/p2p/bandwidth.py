@@ -16,6 +16,10 @@ class Traffic:
     sent: int = 0
 
 
+# All bytes of this process's connections after their handshakes: payload, and what noise and yamux put around it.
+CONNECTIONS = Traffic()
+
+
 @dataclass
 class Bandwidth:
     """Totals since the host started."""
@@ -23,6 +27,7 @@ class Bandwidth:
     total: Traffic = field(default_factory=Traffic)
     by_protocol: dict[str, Traffic] = field(default_factory=dict)
     by_peer: dict[str, Traffic] = field(default_factory=dict)
+    connections: Traffic = field(default_factory=lambda: CONNECTIONS)
 
     def forget_peer(self, peer_id: str) -> None:
         """The peer left: its bytes stay in the totals only."""

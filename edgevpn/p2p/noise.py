@@ -28,6 +28,7 @@ from libp2p.security.noise.transport import Transport
 from libp2p.security.secure_session import SecureSession
 
 from edgevpn.errors import UntrustedDataError
+from edgevpn.p2p.bandwidth import CONNECTIONS
 from edgevpn.p2p.tcp import TcpStream
 
 TAG = 16
@@ -135,6 +136,7 @@ class NoiseSession(SecureSession):
             data = await self._raw.read(_RECEIVE)
             if not data:
                 raise ConnectionClosedError("the peer closed the connection")
+            CONNECTIONS.received += len(data)
             if plain := self._opener.feed_untrusted(data):
                 return plain
 
@@ -145,7 +147,9 @@ class NoiseSession(SecureSession):
             raise ConnectionClosedError("the connection broke in the middle of a frame")
         self._broken = True
         unsent, self._unsent = self._unsent, b""
-        await self._raw.write(unsent + self._sealer.seal(data) if data else unsent)
+        sealed = self._sealer.seal(data) if data else b""
+        CONNECTIONS.sent += len(sealed)
+        await self._raw.write(unsent + sealed if unsent else sealed)
         self._broken = False
 
     def write_now(self, data: bytes) -> bool:
@@ -157,6 +161,7 @@ class NoiseSession(SecureSession):
         if self._broken or self._unsent or tcp is None:
             return False
         sealed = self._sealer.seal(data)
+        CONNECTIONS.sent += len(sealed)
         self._unsent = sealed[tcp.write_now(sealed) :]
         return True
 

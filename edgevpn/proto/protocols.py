@@ -14,6 +14,8 @@ KADEMLIA = "/ipfs/kad/1.0.0"
 PACKET_STREAM = "/edgevpn-py/packets/1"
 # Handshakes for packets in UDP datagrams (edgevpn/proto/datagram_handshake.py).
 DATAGRAM = "/edgevpn-py/datagram/1"
+# What changed in the ledger, and digests of it, between nodes of ours (edgevpn/proto/ledger_frames.py).
+LEDGER = "/edgevpn-py/ledger/1"
 # Packets with the Go program: one IP packet a yamux data frame.
 EDGEVPN_PACKETS = "/edgevpn/0.1"
 # Proofs that a node holds a key of the trust zone (edgevpn/proto/trust_challenge.py).
@@ -34,6 +36,7 @@ TORN_MATTERS = frozenset((SERVICE, FILE, EGRESS, TUNNEL, FILES))
 SERVED_BY: dict[str, tuple[str, ...]] = {
     "gossip": MESHSUB,
     "discovery": (KADEMLIA,),
+    "ledger": (LEDGER,),
     "tun": (PACKET_STREAM, EDGEVPN_PACKETS, DATAGRAM),
     "tunnels": (TUNNEL, SERVICE, EGRESS),
     "errand": (FILES, FILE),

@@ -33,6 +33,24 @@ def seal(plaintext: bytes, key: str, nonce: bytes | None = None) -> str:
     return (nonce + _cipher(key).encrypt(nonce, plaintext, None)).hex()
 
 
+def seal_raw(plaintext: bytes, key: str, additional: bytes) -> bytes:
+    """The same without hex, and bound to additional data: nonce, ciphertext and tag."""
+    nonce = os.urandom(NONCE_SIZE)
+    return nonce + _cipher(key).encrypt(nonce, plaintext, additional)
+
+
+def open_raw_untrusted(data: bytes, keys: list[str], additional: bytes) -> tuple[bytes, int]:
+    """The plaintext of what `seal_raw` gave, and the index of the key that opened it. Raises UntrustedDataError."""
+    if len(data) < NONCE_SIZE + TAG_SIZE:
+        raise UntrustedDataError("a sealed frame is too short")
+    for index, key in enumerate(keys):
+        try:
+            return _cipher(key).decrypt(data[:NONCE_SIZE], data[NONCE_SIZE:], additional), index
+        except InvalidTag:
+            continue
+    raise UntrustedDataError("a sealed frame opens with none of our keys")
+
+
 def open_untrusted(sealed: str, key: str) -> bytes:
     """The plaintext of a sealed text. Raises UntrustedDataError if it is not sealed under `key`."""
     return open_with_any_untrusted(sealed, [key])[0]

@@ -1,8 +1,9 @@
 """Which gossip topics a node is on, and on which it publishes, around a change of windows.
 
-A node publishes on the topic of the current window only: that is all a Go node listens to. It joins the next topic
-JOIN_EARLY seconds before its window begins and leaves the old one LEAVE_LATE seconds after, so that no message is
-missed by clocks that differ a little or by nodes that are still changing over.
+A node publishes on the topic of the current window: that is all a Go node with the right clock listens to. It is on
+every topic whose window is within half an interval of now, so always on two: it hears, and is heard by, nodes whose
+clocks are off by up to half an interval. A little more than that (JOIN_EARLY, LEAVE_LATE seconds) is for nodes that
+are still changing over.
 """
 
 from __future__ import annotations
@@ -36,6 +37,18 @@ def schedule(windows: Iterable[TopicWindow], now: float) -> Schedule:
     """What to be on at `now`."""
     known = list(windows)
     publish = next((w.topic for w in known if w.start <= now < w.end), None)
-    join = frozenset(w.topic for w in known if w.start - JOIN_EARLY <= now < w.end + LEAVE_LATE)
-    edges = [edge for w in known for edge in (w.start - JOIN_EARLY, w.start, w.end, w.end + LEAVE_LATE) if edge > now]
-    return Schedule(publish, join, min(edges, default=now + 1.0))
+    spans = [(w.topic, w.start - _early(w), w.end + _late(w)) for w in known]
+    join = frozenset(topic for topic, start, end in spans if start <= now < end)
+    edges = [edge for _, *span in spans for edge in span] + [edge for w in known for edge in (w.start, w.end)]
+    return Schedule(publish, join, min((edge for edge in edges if edge > now), default=now + 1.0))
+
+
+def _early(window: TopicWindow) -> float:
+    """Only the next window is known: no topic is joined earlier than that."""
+    interval = window.end - window.start
+    return min(interval, interval / 2 + JOIN_EARLY)
+
+
+def _late(window: TopicWindow) -> float:
+    interval = window.end - window.start
+    return min(interval, interval / 2 + LEAVE_LATE)

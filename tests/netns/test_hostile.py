@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from scripts.labkit import traffic
+from edgevpn.ledger.quota import Quota
+from scripts.labkit import spread, traffic
 from scripts.labkit.namespaces import Lab
-from scripts.labkit.nodes import Vpn, new_token
+from scripts.labkit.nodes import EDGEVPN, Vpn, environment, new_token
 from tests.netns.test_node import ACTORS, MakeNode, machines, start
 
 __all__ = ["start"]  # a fixture
@@ -73,6 +74,49 @@ await tell_block({"junk": {str(n): "x" * 100 for n in range(20_000)}})
 "told"
 """
 
+# The same on the ledger's own streams: frames that are none, and then 100,000 signed keys and values of 1 MB.
+FLOOD = """
+import os, time
+from edgevpn.proto.entry import sign_entry
+from edgevpn.proto.ledger_frames import Entries, pack_entries
+from edgevpn.proto.values import Service, write_value
+
+key = ledger._key
+peers = list(links._queues)
+
+async def say(frame):
+    for peer in peers:
+        links.send(peer, frame)
+    while any(links._queues[peer].frames for peer in peers if peer in links._queues):
+        await trio.sleep(0.01)
+
+def raw(data):
+    for peer in peers:
+        queue = links._queues.get(peer)
+        if queue is not None:
+            queue.frames.append(data); queue.bytes += len(data); queue.more.set()
+
+def signed(start, count, size):
+    value = write_value(Service(key.peer_id, "x" * size))
+    return [("services", f"k{n}", sign_entry(key, "services", f"k{n}", value, time.time_ns(), int(time.time())))
+            for n in range(start, start + count)]
+
+def told(entries):
+    return Entries(0, True, True, True, b"", pack_entries(entries))
+
+sent = 0
+for start in range(0, 100_000, 500):
+    await say(await trio.to_thread.run_sync(lambda: told(signed(start, 500, 10))))
+    sent += 500
+for n in range(40):
+    await say(await trio.to_thread.run_sync(lambda: told(signed(200_000 + n, 1, 1_000_000))))
+    sent += 1
+for data in (b"", b"\\xff", os.urandom(3000), b"\\x91\\x09"):
+    raw(data)
+    await trio.sleep(0.3)
+sent
+"""
+
 
 def restarts(vpn: Vpn) -> dict[str, int]:
     return {one["name"]: one["restarts"] for one in vpn.json("actors") if one["name"] in ACTORS}
@@ -113,7 +157,8 @@ def test_a_hostile_member_spoils_nothing(make_lab: MakeLab, start: MakeNode) -> 
     assert told.stdout == "'told'\n", told.stderr
 
     def seen() -> bool:
-        return all(len(vpn.json("ledger", "junk")) == 20_000 for vpn in (one, two))  # its last word: all came before
+        # Its last word: all came before. Of 20,000 entries a ledger takes one owner's share.
+        return all(len(vpn.json("ledger", "junk")) == Quota().owned_entries for vpn in (one, two))
 
     traffic.wait_for(seen, 30, what="the end of the hostile member's messages")
     assert one.json("ledger", "machines")["10.1.0.1"] == before
@@ -127,3 +172,37 @@ def test_a_hostile_member_spoils_nothing(make_lab: MakeLab, start: MakeNode) -> 
         said = [line for line in vpn.log.read_text().splitlines() if '"actor": "ledger"' in line]
         assert len(said) <= 4, "a member can fill the log"
     assert machines(one) == {"10.1.0.1", "10.1.0.2", "10.1.0.66"}
+
+
+def test_a_member_that_floods_keys_and_large_values_costs_bounded_memory_and_little_time(
+    make_lab: MakeLab, start: MakeNode
+) -> None:
+    lab = make_lab(3)
+    token = new_token()
+    one, two = two_honest(lab, start, token)
+    bad = start(lab.node(3), token, "10.1.0.66/24", "--dht=false")
+    traffic.wait_for(lambda: "10.1.0.66" in machines(one) & machines(two), 20, what="the member")
+
+    def ledger_memory(vpn: Vpn) -> int:
+        return next(int(actor["pss_bytes"]) for actor in vpn.json("actors") if actor["name"] == "ledger")
+
+    calm = spread.milliseconds([took or spread.LOST for _, took in spread.changes([one, two], 5.0)])
+    before = ledger_memory(one)
+    flood = bad.node.popen(
+        [EDGEVPN, "repl", f"--run-dir={bad.run_dir}", "ledger", "-c", FLOOD], log=bad.home / "flood", env=environment()
+    )
+    meanwhile = spread.changes([one, two], 8.0)
+    assert flood.wait(120) == 0
+    assert (bad.home / "flood").read_text().strip() == "100040"
+    grown = ledger_memory(one) - before
+    busy = spread.milliseconds([took or spread.LOST for _, took in meanwhile])
+    print("calm", calm, "while flooded", busy, "memory grew by", grown)
+    assert [took for _, took in meanwhile if took is None] == []
+    assert grown < 64_000_000
+    for vpn in (one, two):
+        assert restarts(vpn) == dict.fromkeys(ACTORS, 0)
+        assert len(vpn.json("ledger", "services")) <= Quota().owned_entries
+        counters = vpn.ask("repl", "ledger", "-c", "print(*sorted(actor.counters.items()), sep='\\n')").stdout
+        for name in ("entries_refused", "ledger_frames_refused"):
+            assert name in counters
+    assert traffic.ping(lab.node(2), "10.1.0.1", 20, 0.05, "edgevpn0").received == 20

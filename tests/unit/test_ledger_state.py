@@ -4,6 +4,7 @@ import pytest
 
 from edgevpn.ledger.merge import TOO_FAR_AHEAD, Place
 from edgevpn.ledger.policy import Mode
+from edgevpn.ledger.quota import Quota
 from edgevpn.ledger.state import LedgerState, WriteRefusedError
 from edgevpn.proto.block import MAX_INDEX, MAX_VALUE, Block, checksum, read_block_untrusted, write_block
 from edgevpn.proto.entry import MAX_VERSION, Entry, verify_entry
@@ -77,7 +78,7 @@ def test_what_peers_could_not_read_is_not_written(key, value):
 
 
 def test_a_full_ledger_takes_no_new_keys_of_ours():
-    state = ledger(max_entries=1)
+    state = ledger(quota=Quota(entries=1))
     state.announce("custom", "a", "1", NOW)
     with pytest.raises(WriteRefusedError, match="full"):
         state.announce("custom", "b", "1", NOW)

@@ -5,6 +5,7 @@ import pytest
 from edgevpn.ledger import merge as rules
 from edgevpn.ledger.merge import Place, adopts, merge_storage
 from edgevpn.ledger.policy import Mode
+from edgevpn.ledger.quota import Quota
 from edgevpn.proto.block import NULL_BUCKET, Block
 from edgevpn.proto.entry import MAX_VERSION, Entry, sign_entry, verify_entry
 from tests.unit.ledger_samples import ALICE, BOB, CAROL, NOW, TTL, heartbeats, machine, machine_value, tombstone
@@ -124,7 +125,7 @@ def test_versions_may_be_bounded_by_our_clock():
 def test_a_full_ledger_takes_updates_but_no_new_keys(mode):
     local = {"custom": {"a": Entry("1"), "b": Entry("1")}}
     incoming = {"custom": {"a": Entry("2", version=2), "c": Entry("2", version=2), "d": Entry("2", version=2)}}
-    result = merge_storage(local, incoming, mode=mode, now=NOW, max_entries=3)
+    result = merge_storage(local, incoming, mode=mode, now=NOW, quota=Quota(entries=3))
     assert result.storage["custom"]["a"].value == "2"
     assert len(result.storage["custom"]) == 3
     assert reasons(result) == [rules.FULL]

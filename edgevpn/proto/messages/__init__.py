@@ -22,10 +22,10 @@ Who answers what:
                 SetAddresses
   host          Connect, Disconnect, PingPeer, TrafficRequest, StreamEndRequest; pipes Dial, Take; states "self",
                 "peers"; feed "inbound"
-  sealer        Seal, Open; state "windows"
+  sealer        Seal, Open, SealFrame, OpenFrame; state "windows"
   gossip        Publish; state "members"; feeds "messages", "public"
   ledger        LedgerRequest, BlockRequest, Announce, Withdraw; states "routes", "dhcp", "dns", "buckets", "users",
-                "services", "files", "egress", "trust"
+                "services", "files", "egress", "trust", "clock"
   trust         SetPeergate; state "trusted"
   tun           PathsRequest
   dns           NamesRequest
@@ -97,6 +97,7 @@ from edgevpn.proto.messages.ledger import (
     BlockReply as BlockReply,
     BlockRequest as BlockRequest,
     BucketMark as BucketMark,
+    ClockState as ClockState,
     DhcpState as DhcpState,
     DnsPattern as DnsPattern,
     LedgerEntry as LedgerEntry,
@@ -109,8 +110,10 @@ from edgevpn.proto.messages.sealer import (
     NetworkFacts as NetworkFacts,
     Open as Open,
     Opened as Opened,
+    OpenFrame as OpenFrame,
     Seal as Seal,
     Sealed as Sealed,
+    SealFrame as SealFrame,
     Window as Window,
 )
 from edgevpn.proto.messages.supervisor import (

@@ -8,9 +8,13 @@ from edgevpn.proto.messages.base import Message
 
 
 class Publish(Message, frozen=True):
-    """Flood data on the current topic, or the public one beside it. Answered by Published."""
+    """Flood data on a topic that is joined ("": the current window's), or on the public one beside it.
+
+    Answered by Published.
+    """
 
     data: bytes
+    topic: str = ""
     public: bool = False
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import msgspec
+
 from edgevpn.proto.messages.base import Message
 
 
@@ -86,11 +88,15 @@ class TrafficRequest(Message, frozen=True):
 
 
 class Traffic(Message, frozen=True):
-    """Bytes of stream payload since the host began, as [received, sent]: in all, by protocol, by connected peer."""
+    """Bytes of stream payload since the host began `seconds` ago, as [received, sent]: in all, by protocol, by
+    connected peer; and bytes of the connections, with what noise and yamux add (`wire`).
+    """
 
     total: list[int]
     by_protocol: dict[str, list[int]]
     by_peer: dict[str, list[int]]
+    wire: list[int] = msgspec.field(default_factory=lambda: [0, 0])
+    seconds: float = 0.0
 
 
 class StreamEndRequest(Message, frozen=True):

@@ -82,6 +82,17 @@ class DnsPattern(Message, frozen=True):
     place: int
 
 
+class ClockState(Message, frozen=True):
+    """Value of the state "clock" at "clock": our clock against those of `peers` nodes heard lately.
+
+    `offset_s`: how far ours is ahead (negative: behind); `text`: one line for the user, empty when all is well.
+    """
+
+    offset_s: float
+    peers: int
+    text: str
+
+
 Bodies: TypeAlias = (
     LedgerRequest
     | LedgerReply
@@ -94,4 +105,5 @@ Bodies: TypeAlias = (
     | Route
     | DhcpState
     | DnsPattern
+    | ClockState
 )

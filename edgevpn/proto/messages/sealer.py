@@ -39,17 +39,19 @@ class NetworkFacts(Message, frozen=True):
 
 
 class Seal(Message, frozen=True):
-    """Seal a compressed block, or a word for the public topic, under the current key. Answered by Sealed.
+    """Seal a compressed block, or a word for the public topic, under the key of the window that `topic` is of ("": the
+    current). Answered by Sealed.
 
     `annotations` go beside it, readable by all.
     """
 
     plaintext: bytes
+    topic: str = ""
     annotations: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Sealed(Message, frozen=True):
-    """The data of a pubsub message, as the Go program writes it."""
+    """The data of a pubsub message, as the Go program writes it, or a sealed frame."""
 
     data: bytes
 
@@ -68,4 +70,18 @@ class Opened(Message, frozen=True):
     annotations: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-Bodies: TypeAlias = Window | NetworkFacts | Seal | Sealed | Open | Opened
+class SealFrame(Message, frozen=True):
+    """Seal bytes under the current key, bound to `additional` (seal.seal_raw). Answered by Sealed."""
+
+    plaintext: bytes
+    additional: bytes
+
+
+class OpenFrame(Message, frozen=True):
+    """Open what SealFrame gave, with the current, previous or next key. Answered by Opened or Failure."""
+
+    data: bytes
+    additional: bytes
+
+
+Bodies: TypeAlias = Window | NetworkFacts | Seal | Sealed | Open | Opened | SealFrame | OpenFrame

@@ -54,7 +54,10 @@ class StatusRequest(Message, frozen=True):
 
 
 class NodeStatus(Message, frozen=True):
-    """The node at a glance. `peers`: members of this network that are connected now."""
+    """The node at a glance. `peers`: members of this network that are connected now.
+
+    `clock_offset_s`: how far our clock is ahead of the other nodes'; `clock`: what a person should know of it, or "".
+    """
 
     peer_id: str
     state: str
@@ -65,6 +68,8 @@ class NodeStatus(Message, frozen=True):
     uptime_s: float
     version: str
     waiting_for: str
+    clock_offset_s: float = 0.0
+    clock: str = ""
 
 
 class Stop(Message, frozen=True):
