@@ -89,6 +89,7 @@ def test_a_node_whose_clock_is_off_by_almost_half_a_window_takes_part_and_says_s
     nodes = [*right, wrong]
     everybody = {"10.1.0.1", "10.1.0.2", "10.1.0.3"}
     for vpn in nodes:
+        vpn.wait_for_state("up", 30)
         wait_for(lambda vpn=vpn: set(vpn.json("ledger", "machines")) == everybody, 30, what="the whole ledger")
     began = float(wrong.ask("repl", "ledger", "-c", "import time; time.time()").stdout)
     assert abs(began - time.time() - offset) < 3, "the clock is not wrong"

@@ -80,12 +80,12 @@ def test_a_member_without_the_key_is_kept_out_and_one_with_it_is_in(make_lab: Ma
     assert one.status()["peers"] == [peers[two]]  # type: ignore[index]
     assert machines(one) == machines(two) == {"10.1.0.1", "10.1.0.2"}
     assert machines(stranger) == {"10.1.0.4"}
-    # The plain node hears the others, for it has the token; neither its packets nor its streams are taken.
-    wait_for(lambda: "10.1.0.1" in machines(plain), 15, what="what the plain node hears")
+    # The plain node has the token, but nobody tells it anything: neither its packets nor its streams are taken.
+    assert machines(plain) == {"10.1.0.3"}
     assert is_cut(plain, "10.1.0.1")
     assert is_cut(one, "10.1.0.3")
     assert counter(one, "host", "streams_of_untrusted_peers_refused") > 0
-    assert counter(one, "gossip", "messages_not_accepted") > 0
+    wait_for(lambda: counter(one, "gossip", "messages_not_accepted") > 0, 15, what="a message that is not accepted")
     assert all(found["path"] == "none" for found in one.json("peers") if found["peer_id"] != peers[two])
 
 
@@ -146,7 +146,7 @@ async with actor.client("sealer").watch("windows") as updates:
 
 await gossip.join(topic)
 await trio.sleep(1.5)
-sealed = await actor.client("sealer").call(Seal(b"challenge", {{"sigs": {peerguard.sign(key)!r}}}), Sealed)
+sealed = await actor.client("sealer").call(Seal(b"challenge", annotations={{"sigs": {peerguard.sign(key)!r}}}), Sealed)
 await gossip.publish(topic, sealed.data)
 """
     go.ask("repl", "gossip", "-c", say)
@@ -172,7 +172,8 @@ def test_peers_and_networks_on_the_blacklist_are_not_connected_with_in_either_di
     time.sleep(3)  # both sides have tried: they found each other by mDNS
     assert [peer["peer_id"] for peer in one.json("peers")] == [them]
     for vpn in (listed, elsewhere):
-        assert me not in [peer["peer_id"] for peer in vpn.json("peers")]
+        # It tries again now and then, and is hung up on at once.
+        assert me not in [peer["peer_id"] for peer in vpn.json("peers") if peer["connected_s"] > 2]
 
 
 def test_with_a_whitelist_nobody_else_is_connected_with(make_lab: MakeLab, start: MakeNode, tmp_path: Path) -> None:
