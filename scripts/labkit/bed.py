@@ -41,6 +41,7 @@ from scripts.labkit.ways import WAYS, Way
 
 TEMPLATE = "template"
 NO_ACTORS = ("supervisor", TEMPLATE)
+EVERY_ACTOR = ("--api", "--dns=10.1.0.1:53", "--egress")  # flags of a node with actors that are not always there
 BUCKET = "chaos"
 KEYS = 32  # entries that are written again and again
 INTERFACE = "edgevpn0"
@@ -77,12 +78,16 @@ class Hurt:
 class Bed:
     """`count` nodes of one network in a lab, all connected. Node K has 10.1.0.K."""
 
-    def __init__(self, lab: Lab, count: int = 3, *flags: str, directory: Path | None = None) -> None:
+    def __init__(
+        self, lab: Lab, count: int = 3, *flags: str, first: Sequence[str] = (), directory: Path | None = None
+    ) -> None:
+        """`flags` are all nodes', `first` the first one's."""
         self.lab = lab
         token = new_token()
         common = ("--dht=false", "--log-level=debug", *flags)
         self.nodes = [
-            Vpn(lab.node(k), token, f"10.1.0.{k}/24", *common, directory=directory) for k in range(1, count + 1)
+            Vpn(lab.node(k), token, f"10.1.0.{k}/24", *common, *(first if k == 1 else ()), directory=directory)
+            for k in range(1, count + 1)
         ]
         self.floods: dict[int, Flood] = {}
         self.load: subprocess.Popen[bytes] | None = None
@@ -334,4 +339,4 @@ def ways_for(actor: str, wanted: Sequence[Way]) -> list[Way]:
     return [way for way in wanted if way.template or actor != TEMPLATE]
 
 
-__all__ = ["BUCKET", "PATIENCE", "TEMPLATE", "Bed", "Hurt", "ways_for"]
+__all__ = ["BUCKET", "EVERY_ACTOR", "PATIENCE", "TEMPLATE", "Bed", "Hurt", "ways_for"]

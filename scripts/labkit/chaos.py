@@ -13,7 +13,7 @@ from typing import Any
 
 from edgevpn.errors import EdgevpnError
 from scripts.labkit import chaos_figures
-from scripts.labkit.bed import MOST_BEFORE, PATIENCE, TEMPLATE, Bed, Hurt, ways_for
+from scripts.labkit.bed import EVERY_ACTOR, MOST_BEFORE, PATIENCE, TEMPLATE, Bed, Hurt, ways_for
 from scripts.labkit.chaos_figures import Outcome
 from scripts.labkit.chaos_table import measure_table
 from scripts.labkit.namespaces import Lab, LabError
@@ -71,6 +71,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--actors", default="", help="comma separated (all that run, and template)")
     parser.add_argument("--ways", default="", help=f"comma separated, of {', '.join(WAYS)} (all)")
     parser.add_argument("--all", action="store_true", help="hurt actors of all three nodes, not of one")
+    parser.add_argument("--more", action="store_true", help="with api, dns and tunnels, which are not always there")
     parser.add_argument("--pause", type=float, default=PAUSE, metavar="S", help=f"between two hurts ({PAUSE:g})")
     parser.add_argument("--rate", type=float, default=1000, metavar="N", help="echo requests a second (1000)")
     parser.add_argument("--mbit", type=float, default=20, help="of the TCP stream, 0: none (20)")
@@ -105,7 +106,8 @@ def run(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """The random part; its figures, and a text for people as "text"."""
     chance = random.Random(seed)
     with Lab(3) as lab:
-        bed = Bed(lab, 3, *(() if options.path == "auto" else (f"--path={options.path}",)))
+        flags = () if options.path == "auto" else (f"--path={options.path}",)
+        bed = Bed(lab, 3, *flags, first=EVERY_ACTOR if options.more else ())
         try:
             bed.settle()
             nodes = [1, 2, 3] if options.all else [1]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scripts.labkit import traffic
-from scripts.labkit.bed import INTERFACE, PATIENCE, Bed
+from scripts.labkit.bed import EVERY_ACTOR, INTERFACE, PATIENCE, Bed
 from scripts.labkit.chaos_figures import Outcome, percentile
 from scripts.labkit.namespaces import Lab, is_running
 from scripts.labkit.processes import children_of
@@ -111,11 +111,11 @@ def _sound(outcomes: Sequence[Outcome]) -> list[Row]:
 
 
 def on_datagrams(rounds: int, chance: random.Random, say: Say) -> list[Row]:
-    """kill -9 and SIGSTOP of each actor on an established datagram path."""
+    """kill -9 and SIGSTOP of each actor there is, on an established datagram path."""
     rows: list[Row] = []
     every: list[Outcome] = []
     with Lab(2) as lab:
-        bed = Bed(lab, 2)
+        bed = Bed(lab, 2, first=EVERY_ACTOR)
         try:
             bed.settle()
             bed.flood(1)
