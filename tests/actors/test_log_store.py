@@ -69,6 +69,26 @@ def test_a_reader_misses_nothing_while_files_change(tmp_path: Path) -> None:
     assert seen == list(range(written))
 
 
+def test_what_is_written_between_two_looks_of_a_reader_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LogStore(tmp_path, 1000)
+    looks = LogReader._is_current
+
+    def look(reader: LogReader) -> bool:
+        monkeypatch.setattr(LogReader, "_is_current", looks)
+        store.append(line(1))
+        store._rotate()
+        store.append(line(2))
+        return looks(reader)
+
+    store.append(line(0))
+    with LogReader(tmp_path) as reader:
+        monkeypatch.setattr(LogReader, "_is_current", look)
+        assert numbers(reader.read()) == [0, 1, 2]
+    store.close()
+
+
 @pytest.mark.parametrize("torn", [b'{"time":"2023-11', b"no line at all\n", b"\xff\xfe\x00"])
 def test_the_next_node_goes_on_behind_what_a_killed_one_left(tmp_path: Path, torn: bytes) -> None:
     (tmp_path / NEWEST).write_bytes(write_line(line(0)) + torn)
