@@ -1,12 +1,13 @@
 """What the kernel tells of a node's processes from outside: their end to the moment, descriptors, memory, the dead.
 
-Sources: pidfd_open(2), proc_pid_stat(5), proc_pid_smaps(5), proc_pid_fd(5).
+Sources: pidfd_open(2), proc_pid_stat(5), proc_pid_smaps(5), proc_pid_fd(5), proc_pid_limits(5), prlimit(1).
 """
 
 from __future__ import annotations
 
 import os
 import select
+import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -80,3 +81,25 @@ def state_of(pid: int) -> str:
 def virtual_size(pid: int) -> int:
     """Bytes of address space, which RLIMIT_AS counts. Raises OSError."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def soft_limit(pid: int, line: str) -> str:
+    """The soft limit that /proc/PID/limits calls `line` ("Max open files"), in its words. Raises OSError."""
+    for row in Path(f"/proc/{pid}/limits").read_text().splitlines():
+        if row.startswith(line):
+            return row.removeprefix(line).split()[0]
+    raise ValueError(f"there is no limit called {line}")
+
+
+def set_soft_limit(pid: int, option: str, value: str) -> None:
+    """Limit a running process; `option` is prlimit(1)'s ("nofile"). Raises OSError.
+
+    Done as the process's own user, who may do so: even root may not, to others' processes, where it is not allowed
+    CAP_SYS_RESOURCE.
+    """
+    status = dict(row.partition(":\t")[::2] for row in Path(f"/proc/{pid}/status").read_text().splitlines())
+    user, group = (int(status[name].split()[0]) for name in ("Uid", "Gid"))
+    words = ["prlimit", f"--pid={pid}", f"--{option}={value}:"]
+    done = subprocess.run(words, user=user, group=group, extra_groups=[], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"prlimit: {done.stderr.strip()}")

@@ -9,7 +9,6 @@ these two; then the limit is lifted, and it must be of use again.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from edgevpn.cli import direct
 from edgevpn.errors import EdgevpnError
 from edgevpn.proto.messages import Done, OpenRepl
 from edgevpn.proto.prompt_frames import Run, encode
-from scripts.labkit.processes import virtual_size
+from scripts.labkit.processes import set_soft_limit, soft_limit, virtual_size
 
 _ROOM = 2 << 20  # bytes of address space left to one that is to run out of it
 _BOOM = """\
@@ -86,16 +85,25 @@ def type_into(run_dir: Path, actor: str, source: str) -> socket.socket:
     return pipe
 
 
+def _limited(pid: int, option: str, line: str, value: int) -> Lift:
+    before = soft_limit(pid, line)
+    set_soft_limit(pid, option, str(value))
+
+    def lift() -> None:
+        with suppress(OSError):  # it has ended
+            set_soft_limit(pid, option, before)
+
+    return lift
+
+
 def _out_of_memory(run_dir: Path, actor: str, pid: int) -> Lift:
-    _, hard = resource.prlimit(pid, resource.RLIMIT_AS)
-    resource.prlimit(pid, resource.RLIMIT_AS, (virtual_size(pid) + _ROOM, hard))
+    unlimited = _limited(pid, "as", "Max address space", virtual_size(pid) + _ROOM)
     pipe: socket.socket | None = None
     with suppress(EdgevpnError, OSError):  # it had too little already
         pipe = type_into(run_dir, actor, _HOARD)
 
     def lift() -> None:
-        with suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_AS, (hard, hard))
+        unlimited()
         if pipe is not None:
             pipe.close()
 
@@ -103,14 +111,7 @@ def _out_of_memory(run_dir: Path, actor: str, pid: int) -> Lift:
 
 
 def _out_of_descriptors(_run_dir: Path, _actor: str, pid: int) -> Lift:
-    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))  # every one that is free is over it
-
-    def lift() -> None:
-        with suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
-
-    return lift
+    return _limited(pid, "nofile", "Max open files", 3)  # every one that is free is over it
 
 
 WAYS = {

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from scripts.labkit.chaos_table import NOTICED, STREAMS_AGAIN, TUN_AGAIN
 from scripts.labkit.flood import Span
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import Vpn, new_token
+from scripts.labkit.processes import set_soft_limit
 from scripts.labkit.traffic import wait_for
 from scripts.labkit.ways import WAYS
 
@@ -159,7 +159,7 @@ def test_what_the_ledger_answered_for_outlives_kill_9_at_once(alone: Vpn) -> Non
 
 def test_an_actor_that_has_no_descriptor_left_is_replaced(alone: Vpn) -> None:
     pid = alone.pid_of("discovery")
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 4096))
+    set_soft_limit(pid, "nofile", "3")
 
     def replaced() -> bool:
         now = next(one for one in alone.json("actors") if one["name"] == "discovery")  # which asks it, in vain
