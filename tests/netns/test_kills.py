@@ -158,11 +158,11 @@ def test_what_the_ledger_answered_for_outlives_kill_9_at_once(alone: Vpn) -> Non
 
 
 def test_an_actor_that_has_no_descriptor_left_is_replaced(alone: Vpn) -> None:
-    pid = alone.pid_of("discovery")
+    pid = alone.pid_of("sealer")
     set_soft_limit(pid, "nofile", "3")
 
     def replaced() -> bool:
-        now = next(one for one in alone.json("actors") if one["name"] == "discovery")  # which asks it, in vain
+        now = next(one for one in alone.json("actors") if one["name"] == "sealer")  # which asks it, in vain
         return now["state"] == "ready" and now["pid"] != pid and "no descriptor was free" in now["last_exit"]
 
-    wait_for(replaced, 15, what="another discovery")
+    wait_for(replaced, 15, what="another sealer")
