@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edgevpn.errors import EdgevpnError
 from scripts.labkit import traffic
 from scripts.labkit.bed import EVERY_ACTOR, INTERFACE, PATIENCE, Bed
 from scripts.labkit.chaos_figures import Outcome, percentile
-from scripts.labkit.namespaces import Lab, is_running
+from scripts.labkit.namespaces import Lab, LabError, is_running
 from scripts.labkit.processes import children_of
 
 Say = Callable[[str], None]
@@ -48,9 +49,13 @@ def measure_table(rounds: int, seed: int, say: Say) -> dict[str, Any]:
     chance = random.Random(seed)
     rows: list[Row] = []
     for part in (on_datagrams, on_streams, root_killed):
-        for row in part(rounds, chance, say):
+        try:
+            found = part(rounds, chance, say)
+        except (LabError, EdgevpnError) as exc:  # the rest is of worth all the same
+            found = [Row(f"what could not be measured ({exc})", 1, 0, "parts", 1)]
+        for row in found:
             say(f"chaos: {line_of(row)}")
-            rows.append(row)
+        rows += found
     return {
         "rows": [{**asdict(row), "kept": row.kept} for row in rows],
         "well": all(row.kept for row in rows),
