@@ -1,8 +1,9 @@
 """The node's identity: an Ed25519 key, whose public half is the peer ID.
 
-By default a node makes a new one at each start, as the Go program does. With `--privkey-cache` it is kept in
-`privkey` in the cache directory, in libp2p's own encoding (a protobuf of key type and bytes), so that a Go node and
-one of ours can take each other's place.
+By default a node makes a new one at each start, as the Go program does, and keeps it in its run directory while it
+runs, so that it is the same peer if it is killed and started again. With `--privkey-cache` it is kept for good, in the
+cache directory. The file `privkey` is in libp2p's own encoding (a protobuf of key type and bytes), so that a Go node
+and one of ours can take each other's place.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ from edgevpn.proto.messages import (
     Done,
     Event,
     GossipReceived,
+    Leave,
     LedgerReply,
     LedgerRequest,
     Member,
@@ -142,6 +143,7 @@ class LedgerActor:
         shell.mailbox.on_request(BlockRequest, self._block)
         shell.mailbox.on_request(Announce, self._announce)
         shell.mailbox.on_request(Withdraw, self._withdraw)
+        shell.mailbox.on_request(Leave, self._leave, only=())
         shell.namespace |= {"ledger": self, "state": self.state, "core": self.core, "links": self.links}
         shell.gauges |= {
             "entries": lambda: sum(map(len, self.state.storage.values())),
@@ -424,6 +426,22 @@ class LedgerActor:
         self._wrote(Written({Place(request.bucket, request.key): entry}, urgent=True))
         await self.store.settled()
         return Done()
+
+    async def _leave(self, _: Leave) -> Body:
+        """The machines are given free, if the next start is another peer: it could not have their addresses else."""
+        if not self._config.privkey_cache and self.dhcp is None:
+            places, self.own.announcements = list(self.own.announcements), {}
+            wall = time.time()
+            gone = {place: entry for place in places if (entry := self._deleted(place, wall)) is not None}
+            self._wrote(Written(gone, urgent=True))
+        return Done()
+
+    def _deleted(self, place: Place, wall: float) -> Entry | None:
+        """The tombstone over an entry of ours."""
+        present = self.state.get(place.bucket, place.key)
+        if present is None or present.deleted or present.owner != self._key.peer_id:
+            return None
+        return self.state.delete(place.bucket, place.key, wall)
 
 
 # What a peer's block can make long runs in a thread: meanwhile the actor answers.

@@ -53,7 +53,8 @@ def run_node(config: NodeConfig, token_fd: int, template: StartedTemplate | None
             if config.bootstrap_iface:
                 addressing = SideJob(_give_addresses, config)
                 undo.callback(addressing.abandon)
-        key = identity.load_or_create(Path(config.privkey_cache_dir) if config.privkey_cache else None)
+        # A node that was killed left its key here: as another peer it could not have its own address back for minutes.
+        key = identity.load_or_create(Path(config.privkey_cache_dir) if config.privkey_cache else run_dir)
         descriptors: Descriptors = {"token": token_fd}
         descriptors["identity"] = identity_fd = sealed_memfd("edgevpn-identity", key.seed)
         undo.callback(os.close, identity_fd)

@@ -90,6 +90,10 @@ class NodeView:
         dhcp = self._states["dhcp"].get("dhcp")
         return dhcp.addresses if isinstance(dhcp, DhcpState) else []
 
+    @property
+    def has_members(self) -> bool:
+        return bool(self._states["members"])
+
     def waiting_for(self) -> str:
         """What the node waits for, and what a person can do; empty when it is up."""
         if self._given_up:

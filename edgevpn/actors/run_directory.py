@@ -24,6 +24,7 @@ LOCK = "lock"
 STATE = "state"  # holds a directory of its own for each actor
 _OURS = ("*.sock", "*.new", "tractor", STATE, "api-token")
 _LOGS = ("*.log", "*.log.1")
+_KEPT = ("privkey",)  # what a node that was killed leaves for the next one
 _MAX_SOCKET_PATH = 107  # sun_path is 108 bytes with its NUL
 
 
@@ -60,7 +61,7 @@ def hold(path: Path) -> Iterator[Path]:
                 f"a node is running in {path} already: stop it, or choose another --interface or --run-dir"
             ) from None
         _clear(path, _OURS)  # of a node that was killed
-        patterns: tuple[str, ...] = _OURS
+        patterns: tuple[str, ...] = (*_OURS, *_KEPT)
         try:
             yield path
             patterns += _LOGS

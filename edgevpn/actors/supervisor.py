@@ -173,10 +173,15 @@ class Supervisor:
 
     async def _leave(self) -> None:
         """What we announced for others to use is taken back, while there is still somebody to say it."""
-        if "tunnels" in self._kept and self._failure is None:
-            with suppress(EdgevpnError), trio.move_on_after(LEAVE_GRACE) as scope:
-                scope.shield = True
-                await Client(self._run_dir, "tunnels", caller="supervisor", wait=False).call(Leave(), Done)
+        if self._failure is not None:
+            return
+        with trio.move_on_after(LEAVE_GRACE) as scope:
+            scope.shield = True
+            for name in ("tunnels", "ledger"):  # in this order: the ledger carries what the others take back
+                if name in self._kept:
+                    with suppress(EdgevpnError):
+                        await Client(self._run_dir, name, caller="supervisor", wait=False).call(Leave(), Done)
+            if self._view.has_members:
                 await trio.sleep(LEAVE_GOSSIP)
 
     # --- keeping actors

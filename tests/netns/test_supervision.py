@@ -141,3 +141,31 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_node_that_ends_has_its_address_again_at_its_next_start(
+    make_lab: MakeLab, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Without a kept key: stopped, it gave the address free; killed, it is the same peer again."""
+    lab, token = make_lab(2), new_token()
+    other = Vpn(lab.node(1), token, "10.1.0.1/24", "--dht=false")
+    run_dir = f"--run-dir={tmp_path}/r"
+    vpn = Vpn(lab.node(2), token, "10.1.0.2/24", "--dht=false", run_dir)
+    vpn.run_dir = tmp_path / "r"
+    try:
+        traffic.first_answer(lab.node(1), "10.1.0.2", "edgevpn0", 20)
+        before = vpn.json("status")["peer_id"]
+        vpn.process.send_signal(number)
+        vpn.process.wait(10)
+        assert (tmp_path / "r" / "privkey").exists() == (number == signal.SIGKILL)
+        again = Vpn(lab.node(2), token, "10.1.0.2/24", "--dht=false", run_dir)
+        again.run_dir = vpn.run_dir
+        try:
+            traffic.first_answer(lab.node(1), "10.1.0.2", "edgevpn0", 15)
+            assert (again.json("status")["peer_id"] == before) == (number == signal.SIGKILL)
+        finally:
+            again.close()
+    finally:
+        vpn.close()
+        other.close()

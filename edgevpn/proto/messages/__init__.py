@@ -24,8 +24,8 @@ Who answers what:
                 "peers"; feed "inbound"
   sealer        Seal, Open, SealFrame, OpenFrame; state "windows"
   gossip        Publish; state "members"; feeds "messages", "public"
-  ledger        LedgerRequest, BlockRequest, Announce, Withdraw; states "routes", "dhcp", "dns", "buckets", "users",
-                "services", "files", "egress", "trust", "clock"
+  ledger        LedgerRequest, BlockRequest, Announce, Withdraw, Leave; states "routes", "dhcp", "dns", "buckets",
+                "users", "services", "files", "egress", "trust", "clock"
   trust         SetPeergate; state "trusted"
   tun           PathsRequest
   dns           NamesRequest
@@ -58,6 +58,7 @@ from edgevpn.proto.messages.base import (
 )
 from edgevpn.proto.messages.common import (
     Heartbeat as Heartbeat,
+    Leave as Leave,
     OpenRepl as OpenRepl,
     QueueStatus as QueueStatus,
     Stats as Stats,
@@ -141,7 +142,6 @@ from edgevpn.proto.messages.tun import (
     PathState as PathState,
 )
 from edgevpn.proto.messages.tunnels import (
-    Leave as Leave,
     Tunnels as Tunnels,
     TunnelsRequest as TunnelsRequest,
     TunnelState as TunnelState,

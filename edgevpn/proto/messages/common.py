@@ -46,8 +46,13 @@ class Vitals(Message, frozen=True):
     queues: list[QueueStatus]
 
 
+class Leave(Message, frozen=True):
+    """To an actor that announced something: the node ends, and what is of no use without it is withdrawn, so that
+    others may take it. Answered by Done."""
+
+
 class OpenRepl(Message, frozen=True):
     """Pipe: a Python prompt inside the actor (same user or root only), with the frames of prompt_frames.py."""
 
 
-Bodies: TypeAlias = Heartbeat | StatsRequest | Stats | VitalsRequest | Vitals | OpenRepl
+Bodies: TypeAlias = Heartbeat | StatsRequest | Stats | VitalsRequest | Vitals | Leave | OpenRepl

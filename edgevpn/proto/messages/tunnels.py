@@ -31,8 +31,4 @@ class Tunnels(Message, frozen=True):
     tunnels: list[TunnelState]
 
 
-class Leave(Message, frozen=True):
-    """The node ends: withdraw what was announced, so that others may take the names. Answered by Done."""
-
-
-Bodies: TypeAlias = TunnelsRequest | Tunnels | Leave
+Bodies: TypeAlias = TunnelsRequest | Tunnels
