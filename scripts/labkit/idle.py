@@ -38,8 +38,9 @@ _PRESENT, _OF_A_FILE, _FRAME = 1 << 63, 1 << 61, (1 << 55) - 1  # bits of an ent
 class Cost:
     """One process, or all of a node's: memory in bytes, the rest per second of the time that was measured.
 
-    PSS is the sum of four: `files_bytes`, programs and libraries; `template_bytes`, its part of the template's memory;
-    `copied_bytes`, pages of the template that it has written to since the fork; `own_bytes`, all that is new in it.
+    PSS is the sum of four: `files_bytes`, its part of programs and libraries, which other nodes may use too;
+    `template_bytes`, its part of the template's memory; `copied_bytes`, pages of the template that it has written to
+    since the fork; `own_bytes`, all that is new in it.
     """
 
     name: str
@@ -64,9 +65,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a process's PSS consists of, in bytes (see Cost)."""
+    """What a process's PSS consists of besides files, in bytes (see Cost)."""
 
-    files: int
     template: int
     copied: int
     own: int
@@ -92,16 +92,16 @@ def read_pages(pid: int) -> dict[int, Page]:
 
 def take_apart(pages: Mapping[str, Mapping[int, Page]], template: str = "template") -> dict[str, Parts]:
     """What the PSS of each process consists of, given the pages of all of a node's, by name."""
-    mapped = Counter(page.frame for held in pages.values() for page in held.values())
+    mapped = Counter(page.frame for held in pages.values() for page in held.values() if not page.of_a_file)
     before = pages.get(template, {})
     parts = {}
     for name, held in pages.items():
-        sums = dict.fromkeys(("files", "template", "copied", "own"), 0.0)
+        sums = dict.fromkeys(("template", "copied", "own"), 0.0)
         for address, page in held.items():
             origin = before.get(address)
             if page.of_a_file:
-                kind = "files"
-            elif mapped[page.frame] > 1:
+                continue  # PSS knows who else has it, in the whole machine; we don't
+            if mapped[page.frame] > 1:
                 kind = "template"
             elif origin is not None and not origin.of_a_file and name != template:
                 kind = "copied"
@@ -191,16 +191,17 @@ def observe(pids: Mapping[str, int], span: float) -> list[Cost]:
     costs = []
     for name, pid in pids.items():
         memory = parse_rollup(Path(f"/proc/{pid}/smaps_rollup").read_text())
+        part = parts[name]
         seconds = (after[name][0] - before[name][0]) / os.sysconf("SC_CLK_TCK")
         costs.append(
             Cost(
                 name,
                 pid,
                 pss_bytes=memory["pss"],
-                files_bytes=parts[name].files,
-                template_bytes=parts[name].template,
-                copied_bytes=parts[name].copied,
-                own_bytes=parts[name].own,
+                files_bytes=max(0, memory["pss"] - part.template - part.copied - part.own),
+                template_bytes=part.template,
+                copied_bytes=part.copied,
+                own_bytes=part.own,
                 rss_bytes=memory["rss"],
                 cpu_percent=round(100 * seconds / took, 2),
                 wakeups_per_s=round((after[name][1] - before[name][1]) / took, 1),

@@ -11,7 +11,7 @@ from scripts.labkit.restarts import ready_at, spread
 PAGE = 4096
 
 
-def test_a_pss_is_taken_apart_into_files_template_copied_and_own() -> None:
+def test_a_pss_is_taken_apart_into_template_copied_and_own() -> None:
     library, kept, written, new = 1, 2, 3, 4
     pages = {
         "template": {0: Page(library, True), PAGE: Page(kept, False), 2 * PAGE: Page(10, False)},
@@ -23,8 +23,8 @@ def test_a_pss_is_taken_apart_into_files_template_copied_and_own() -> None:
         },
     }
     parts = take_apart(pages)
-    assert parts["actor"] == Parts(files=PAGE // 2, template=PAGE // 2, copied=PAGE, own=PAGE)
-    assert parts["template"] == Parts(files=PAGE // 2, template=PAGE // 2, copied=0, own=PAGE)
+    assert parts["actor"] == Parts(template=PAGE // 2, copied=PAGE, own=PAGE)
+    assert parts["template"] == Parts(template=PAGE // 2, copied=0, own=PAGE)
 
 
 def test_a_process_that_was_not_forked_has_copied_nothing() -> None:
@@ -33,7 +33,7 @@ def test_a_process_that_was_not_forked_has_copied_nothing() -> None:
 
 def test_a_page_that_two_children_share_is_of_the_template_though_the_template_has_written_to_its_own() -> None:
     pages = {"template": {0: Page(9, False)}, "one": {0: Page(8, False)}, "two": {0: Page(8, False)}}
-    assert take_apart(pages)["one"] == Parts(files=0, template=PAGE // 2, copied=0, own=0)
+    assert take_apart(pages)["one"] == Parts(template=PAGE // 2, copied=0, own=0)
 
 
 def test_the_pages_of_this_process_are_found_where_the_kernel_tells_them() -> None:
