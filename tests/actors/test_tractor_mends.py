@@ -346,3 +346,8 @@ assert issubclass(mends.tractor._debug.TractorConfig, pdbp.DefaultConfig)
 mends.tractor._debug.MultiActorPdb()
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_tractor_brings_no_asyncio() -> None:
+    code = "import sys, edgevpn.actors.actor_entry; sys.exit('asyncio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
