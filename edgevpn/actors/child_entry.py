@@ -108,7 +108,7 @@ def _put_on(
     title: linux_process.TitleArea,
     randoms: Sequence[random.Random],
 ) -> None:
-    for number in signal.valid_signals():
+    for number in linux_process.caught_signals():  # to ask for all of them by signal's names touches 50 pages
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
     # ^C, a closed terminal and service managers reach the whole group; the supervisor is told too, and ends us.
@@ -121,7 +121,8 @@ def _put_on(
     _place_descriptors(descriptors, settings.descriptors)
     if settings.directory:
         os.chdir(settings.directory)
-    os.environ.update(settings.environment)
+    for name, value in settings.environment.items():  # os.environ.update() touches 50 pages more
+        os.environ[name] = value
     title.write(settings.title)
     if settings.nice:
         os.setpriority(os.PRIO_PROCESS, 0, settings.nice)

@@ -150,7 +150,8 @@ class Template:
                     os.close(fd)
             self._send({"id": request_id, "pid": os.getpid()})
             self._socket.close()
-            os.environ.update(self._switches)
+            for name, value in self._switches.items():
+                os.environ[name] = value
         except BaseException:  # noqa: BLE001 - never back into the template's stack
             os._exit(71)
         run_child(settings, descriptors, self._parent_pid, self._title, self._randoms)
