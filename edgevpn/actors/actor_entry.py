@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import trio
 
 from edgevpn.actors import tractor_sockets  # noqa: F401 - puts the mends and the sockets on tractor
-from edgevpn.actors.tractor_mends import debugging, is_multi_cancelled, tractor
+from edgevpn.actors.tractor_mends import QUIET, debugging, is_multi_cancelled, tractor
 
 Entry = TypeVar("Entry", bound=Callable[..., Awaitable[Any]])
 _MARK = "__edgevpn_actor_entry__"
@@ -65,5 +65,8 @@ def run(name: str, uuid: str, directory: str, number: str, loglevel: str = "") -
 
     The parent's tractor listens at the socket `number` in `directory`.
     """
-    actor = tractor._actor.Actor(name, uid=uuid, loglevel=loglevel or None, spawn_method="trio")
+    level = (
+        None if loglevel.upper() in ("", QUIET) else loglevel
+    )  # quiet it is, and to say so again walks over all loggers
+    actor = tractor._actor.Actor(name, uid=uuid, loglevel=level, spawn_method="trio")
     tractor._entry._trio_main(actor, parent_addr=(directory, int(number)))

@@ -11,8 +11,7 @@ nothing; `settle` takes their occasion away, in some 30 ms:
   pages. (CPython's allocator serves up to 512 bytes from pools, of one size each; glibc's malloc serves the rest from
   its heap. With another allocator the fillings do nothing.)
 
-Not done because it brought nothing: moving the code of functions together; collecting in the children; running a loop
-once before the fork.
+Not done because it brought nothing: laying the code of functions side by side (most of a module never runs).
 """
 
 from __future__ import annotations

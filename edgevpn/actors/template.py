@@ -86,6 +86,9 @@ class Template:
             if os.geteuid() == 0:
                 readable_imports.keep_readable()
             if name == BASE_STAGE:
+                from edgevpn.actors.rehearsal import rehearse  # imports what only now is imported
+
+                rehearse()
                 seccomp_profile.prepare()
             shared_pages.settle()
             self._send({"stage": name})

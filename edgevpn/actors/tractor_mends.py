@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import pdb
 import sys
 import types
@@ -23,6 +24,7 @@ from typing import Any, TypeAlias
 import async_generator
 import trio
 
+QUIET = "CRITICAL"  # the level of tractor's own log: what it warns of, we report ourselves
 CHANNEL_LOST = "ChannelLost"  # the `type_str` of the error that the dialogs of a dead channel get
 MESSAGE_SIZE_LIMIT = 16 * 2**20  # bytes; tractor itself would buffer 4 GiB for whoever announces them
 METHODS_OF_THE_ROOT = frozenset({"register_actor", "unregister_actor"})  # all that an actor may call
@@ -106,6 +108,7 @@ def _import_tractor() -> types.ModuleType:
 
 
 tractor = _import_tractor()
+logging.getLogger("tractor").setLevel(QUIET)
 from tractor import (  # type: ignore[import-untyped] # noqa: E402 - the import above made it importable
     _actor,
     _debug,

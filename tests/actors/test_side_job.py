@@ -26,8 +26,8 @@ def alone(test: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         values = ", ".join(f"{name}={_source(value)}" for name, value in given.items())
         code = (
-            "from pathlib import Path; from edgevpn.errors import *; from tests.actors import test_errand; "
-            f"test_errand.{test.__name__}.__wrapped__({values})"
+            "from pathlib import Path; from edgevpn.errors import *; from tests.actors import test_side_job; "
+            f"test_side_job.{test.__name__}.__wrapped__({values})"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
