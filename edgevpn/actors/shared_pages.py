@@ -39,8 +39,10 @@ def settle() -> None:
     gc.collect()
     _fill_pools()
     _fill_heap()
-    # Since 3.13 that name is deprecated, and the one that takes its place does more.
-    getattr(sys, "_clear_internal_caches", sys._clear_type_cache)()
+    # The name since 3.13, and the one before.
+    clear = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", None)
+    if clear is not None:
+        clear()
     gc.freeze()
 
 
