@@ -73,6 +73,10 @@ LONGEST_DIGEST: Final = 30.0  # s
 REDUNDANCY: Final = 2  # who heard so many say the same in an interval keeps quiet
 FANOUT: Final = 8  # links that something urgent is passed on to at once
 LAZY: Final = 6.0  # s until what is not urgent is offered, at most
+# In a network of more than so many entries it is time that can be spared, and bytes that can't.
+LARGE: Final = 400
+FANOUT_IN_LARGE: Final = 4
+LAZY_IN_LARGE: Final = 10.0  # s
 PENDING: Final = 3.0  # s in which what was asked of one peer is not asked of another
 PASS_ON: Final = 64  # entries that a search found and that are passed on
 LEAF: Final = 32  # items of a part that are listed instead of summed up
@@ -425,8 +429,9 @@ class GossipCore:
         actions: list[Action] = []
         if urgent:
             ways = [other for other in self._links if other not in has]
-            if len(ways) > FANOUT:
-                ways = self._chance.sample(ways, FANOUT)
+            fanout = FANOUT_IN_LARGE if self._is_large() else FANOUT
+            if len(ways) > fanout:
+                ways = self._chance.sample(ways, fanout)
             has.update(ways)
             fresh = [self._me, *(self._links[other].name for other in has if other in self._links)]
             told = b"".join(dict.fromkeys([*fresh, *sorted(names)][:MAX_TOLD]))
@@ -436,10 +441,14 @@ class GossipCore:
                     actions += [Send(other, passed) for other in ways]
         if len(has & self._links.keys()) < len(self._links):
             if not self._lazy:
-                self._lazy_at = now + LAZY * self._chance.uniform(0.5, 1.0)
+                lazy = LAZY_IN_LARGE if self._is_large() else LAZY
+                self._lazy_at = now + lazy * self._chance.uniform(0.5, 1.0)
             for place in changed:
                 self._lazy[place] = set(has)
         return actions
+
+    def _is_large(self) -> bool:
+        return len(self.inventory) > LARGE
 
     # --- blocks of the topic
 
