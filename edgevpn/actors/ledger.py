@@ -125,7 +125,9 @@ class LedgerActor:
         self.views = LedgerViews(shell.mailbox, self.state, peerguard=config.peerguard)
         self.dhcp = LedgerDhcp(shell, self.state, self._addresses_changed) if config.dhcp else None
         self._claim_addresses()
-        self.links = LedgerLinks(shell, key.peer_id, self._on_frame, self._on_link_up, self._on_link_down)
+        self.links = LedgerLinks(
+            shell, key.peer_id, self._on_frame, self._on_link_up, self._on_link_down, self._on_lost
+        )
         self.clocks = ClockWatch(360.0)
         self.members: dict[str, Body] = {}
         self.peers: dict[str, Body] = {}
@@ -228,6 +230,10 @@ class LedgerActor:
         self._do(self.core.link_down(peer, trio.current_time()))
         self.clocks.forget(peer)
         self._reconsider()
+
+    def _on_lost(self) -> None:
+        self.core.hurry(trio.current_time())
+        self._rearmed.set()
 
     def _reconsider(self) -> None:
         """Which members need whole blocks: those that don't speak our protocol, or have no link for long."""

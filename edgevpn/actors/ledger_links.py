@@ -57,16 +57,23 @@ class _Outbound:
 
 
 class LedgerLinks:
-    """Dials, serves and queues. `on_up` and `on_down` are told of streams to speak on."""
+    """Dials, serves and queues. `on_up` and `on_down` are told of streams to speak on, `on_lost` of lost frames."""
 
     def __init__(
-        self, shell: Shell, me: str, on_frame: OnFrame, on_up: Callable[[str], None], on_down: Callable[[str], None]
+        self,
+        shell: Shell,
+        me: str,
+        on_frame: OnFrame,
+        on_up: Callable[[str], None],
+        on_down: Callable[[str], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self._shell = shell
         self._me = me
         self._on_frame = on_frame
         self._on_up = on_up
         self._on_down = on_down
+        self._on_lost = on_lost
         self._host = HostLink(shell.client("host"))
         self._sealer = shell.client("sealer")
         self._chance = random.Random()  # noqa: S311
@@ -167,13 +174,14 @@ class LedgerLinks:
             await trio.aclose_forcefully(stream)
 
     async def _say(self, peer: str, stream: trio.abc.HalfCloseableStream, queue: _Outbound) -> None:
-        """The first frame of the queue. It is lost if the sealer is away for long: a digest mends that."""
+        """The first frame of the queue. It is lost if the sealer is away for long."""
         body = queue.frames.popleft()
         queue.bytes -= len(body)
         try:
             sealed = await self._sealer.call(SealFrame(body, additional_data(self._me, peer)), Sealed)
         except (ActorUnavailableError, RefusedError):
             self._shell.count("frames_not_sealed")
+            self._on_lost()
             return
         with trio.fail_after(_SEND_TIMEOUT):
             await stream.send_all(LENGTH.pack(len(sealed.data)) + sealed.data)
@@ -226,6 +234,7 @@ class LedgerLinks:
                 opened = await self._sealer.call(OpenFrame(data, additional_data(peer, self._me)), Opened)
             except ActorUnavailableError:
                 self._shell.count("frames_lost_without_sealer")
+                self._on_lost()
                 continue
             except RefusedError as exc:
                 strange += 1

@@ -175,9 +175,8 @@ class GossipCore:
         self._others = found
 
     def hurry(self, now: float) -> None:
-        """Something could not be said, or peers may have missed something: say it all again soon."""
+        """A frame was lost, of ours or of a peer: compare soon."""
         self._digests.on_inconsistent(now)
-        self._blocks.on_inconsistent(now)
 
     # --- ours
 
