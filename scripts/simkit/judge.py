@@ -36,7 +36,7 @@ class Judge:
     broken: list[str] = field(default_factory=list)
     owned: dict[Place, int] = field(default_factory=dict)  # what must be there: the number of its owner
     withdrawn: dict[Place, int] = field(default_factory=dict)  # what must not: the version of its deletion
-    _graves: dict[Place, set[int]] = field(default_factory=dict)  # who has ever seen it deleted
+    _graves: dict[Place, dict[int, int]] = field(default_factory=dict)  # who has seen it deleted, in which version
     _open: dict[Place, _Write] = field(default_factory=dict)
 
     def watch(self, node: Node, place: Place, before: Entry | None, after: Entry | None) -> None:
@@ -48,7 +48,7 @@ class Judge:
                 f"{place.bucket}/{place.key} went back from {before.version} to {after.version} on {node.number}"
             )
         if after.deleted:
-            self._graves.setdefault(place, set()).add(node.number)
+            self._graves.setdefault(place, {})[node.number] = after.version
         if after.owner == node.peer_id and (before is None or before.version < after.version):
             known = self._open.get(place)
             if self.tracking and (known is None or known.version < after.version):
@@ -117,7 +117,8 @@ class Judge:
                 if entry is None or entry.deleted:
                     self.fault(f"{place.bucket}/{place.key} of {owner}, which lives, is lost on {node.number}")
             for place, version in self.withdrawn.items():
-                if not self._graves.get(place, set()) & self.world.nodes.keys():
+                knew = self._graves.get(place, {})
+                if not any(knew.get(number, 0) >= version for number in self.world.nodes):
                     continue  # all who knew of the deletion are gone, and the knowledge with them
                 entry = node.state.get(place.bucket, place.key)
                 if entry is not None and not entry.deleted and entry.version <= version:
