@@ -64,6 +64,7 @@ from edgevpn.proto.messages import (
 )
 from edgevpn.proto.peer_key import PrivateKey
 from edgevpn.proto.protocols import LEDGER
+from edgevpn.proto.topic_schedule import TopicWindow, publish_topics
 from edgevpn.proto.values import HEALTHCHECK, MACHINES, Machine, write_value
 
 GRACE = 5.0  # s in which a member that may be one of ours need not have a link
@@ -385,15 +386,11 @@ class LedgerActor:
                 self._shell.count("blocks_published" if whole else "parts_published")
 
     def _topics(self) -> list[str]:
-        """The current window's, and those that nodes are on whose clocks put them in another window alone."""
-        wall = time.time()
-        windows = [w for w in self.windows.values() if isinstance(w, Window)]
-        topics = [w.topic for w in windows if w.topic_start <= wall < w.topic_end] or [""]
-        for peer in self.core.others:
-            member = self.members.get(peer)
-            if isinstance(member, Member) and not set(topics) & set(member.topics):
-                topics += [w.topic for w in windows if w.topic in member.topics]
-        return topics
+        known = [window for window in self.windows.values() if isinstance(window, Window)]
+        windows = [TopicWindow(w.topic, w.topic_start, w.topic_end) for w in known]
+        members = [self.members.get(peer) for peer in self.core.others]
+        others = [member.topics for member in members if isinstance(member, Member)]
+        return publish_topics(windows, others, time.time()) or [""]
 
     async def watch_clock(self) -> None:
         """Tell the user when our clock and the others' differ."""

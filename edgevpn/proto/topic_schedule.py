@@ -8,7 +8,7 @@ are still changing over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 JOIN_EARLY = 5.0
@@ -41,6 +41,20 @@ def schedule(windows: Iterable[TopicWindow], now: float) -> Schedule:
     join = frozenset(topic for topic, start, end in spans if start <= now < end)
     edges = [edge for _, *span in spans for edge in span] + [edge for w in known for edge in (w.start, w.end)]
     return Schedule(publish, join, min((edge for edge in edges if edge > now), default=now + 1.0))
+
+
+def publish_topics(windows: Iterable[TopicWindow], others: Iterable[Collection[str]], now: float) -> list[str]:
+    """Where a block is published: on the current topic, and on that of an adjacent window for whoever is on it alone.
+
+    `others`: the topics that each Go node is on. One whose clock is off is on one topic, and reads only what is sealed
+    with that window's key. Empty when no window holds now.
+    """
+    known = list(windows)
+    topics = [w.topic for w in known if w.start <= now < w.end]
+    for theirs in others:
+        if not any(topic in theirs for topic in topics):
+            topics += [w.topic for w in known if w.topic in theirs]
+    return topics
 
 
 def _early(window: TopicWindow) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from edgevpn.proto.topic_schedule import JOIN_EARLY, LEAVE_LATE, TopicWindow, schedule
+from edgevpn.proto.topic_schedule import JOIN_EARLY, LEAVE_LATE, TopicWindow, publish_topics, schedule
 
 WINDOWS = [TopicWindow(f"t{n}", n * 60.0, n * 60.0 + 60.0) for n in range(3)]
 
@@ -45,6 +45,15 @@ def test_the_published_topic_is_joined_and_the_next_look_is_ahead(now: float) ->
     found = schedule(WINDOWS, now)
     assert found.publish in found.join
     assert found.until > now
+
+
+def test_a_go_node_whose_clock_is_off_is_published_to_on_the_topic_it_is_on() -> None:
+    assert publish_topics(WINDOWS, [], 90.0) == ["t1"]
+    assert publish_topics(WINDOWS, [["t1"], ["t0", "t1"]], 90.0) == ["t1"]
+    assert publish_topics(WINDOWS, [["t1"], ["t2"], ["t2"]], 90.0) == ["t1", "t2"]
+    assert publish_topics(WINDOWS, [["t0"]], 90.0) == ["t1", "t0"]
+    assert publish_topics(WINDOWS, [["of another network"]], 90.0) == ["t1"]
+    assert publish_topics(WINDOWS, [], 1000.0) == []
 
 
 def test_outside_all_windows_nothing_is_published() -> None:
