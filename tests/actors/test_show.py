@@ -96,7 +96,7 @@ def test_the_nodes_own_secrets_do_not_show_in_any_form_of_text() -> None:
 
 
 def test_a_short_form_counts_bytes_and_items() -> None:
-    assert brief(Seal(b"x" * 1000)) == "Seal(plaintext=<1000 bytes>, annotations={})"
+    assert brief(Seal(b"x" * 1000)) == "Seal(plaintext=<1000 bytes>, topic='', annotations={})"
     assert "... 99996 more" in brief([0] * 100_000)
     entry = LedgerEntry("machines", "10.1.0.1", "v" * 400, "owner", 1, 2, False)
     assert len(brief(LedgerReply([entry] * 1000), 80)) == 80
