@@ -78,6 +78,7 @@ LARGE: Final = 400
 FANOUT_IN_LARGE: Final = 4
 LAZY_IN_LARGE: Final = 10.0  # s
 PENDING: Final = 3.0  # s in which what was asked of one peer is not asked of another
+TELLING: Final = 10.0  # s after which what a peer told has gone where it was to go
 PASS_ON: Final = 64  # entries that a search found and that are passed on
 LEAF: Final = 32  # items of a part that are listed instead of summed up
 AS_OF: Final = 30  # s: times that digests speak of are whole multiples
@@ -160,7 +161,9 @@ class GossipCore:
         return [Send(peer, self._digest(wall, echo=True))]
 
     def link_down(self, peer: str, now: float) -> list[Action]:
-        self._links.pop(peer, None)
+        link = self._links.pop(peer, None)
+        if link is not None and now - link.told_at < TELLING:
+            self._digests.on_inconsistent(now)  # it may not have told all whom it said it would tell
         if self._search is not None and self._search.peer == peer:
             return self._end_search(now)
         return []
@@ -359,6 +362,8 @@ class GossipCore:
         """A frame's entries were merged, as a block, into the state."""
         link = self._links.get(peer)
         if link is not None:
+            if frame.why == TOLD:
+                link.told_at = now
             for violation in result.violations:
                 link.refused_now(position_of(violation.place), violation.entry.version, now)
         actions: list[Action] = self._to_owners(peer, frame, result)

@@ -21,6 +21,7 @@ class Link:
     as_of: int = 0
     differs: bool = False
     searched: float = 0.0
+    told_at: float = float("-inf")  # when it last told something by itself
     settled: tuple[bytes, bytes, float] = (b"", b"", 0.0)  # our root and theirs, that a search found nothing for; until
     refused: OrderedDict[int, tuple[int, float]] = field(default_factory=OrderedDict)  # upper bits: version, until
 

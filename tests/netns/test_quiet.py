@@ -119,6 +119,7 @@ def test_a_go_node_gets_all_and_hears_each_change_at_once(make_lab: MakeLab, sta
 
     wait_for(lambda: set(go_has().get("machines") or {}) == everybody, 25, what="Go's ledger")  # type: ignore[call-overload]
     for vpn in ours:
+        vpn.wait_for_state("up", 20)
         wait_for(lambda vpn=vpn: set(vpn.json("ledger", "machines")) == everybody, 20, what="ours")
     print("same ledger after", time.monotonic() - began)
     found = spread.changes(ours, 10.0)

@@ -145,6 +145,20 @@ def test_who_comes_with_nothing_fetches_everything_from_one_neighbour():
     assert all(fetched[("services", f"s{number}")] == 1 for number in range(100))
 
 
+def test_a_write_whose_author_went_away_while_telling_it_reaches_the_others_soon():
+    network = Network(3)
+    network.run(40)
+    author, heard, missed = network.nodes
+    entry = author.state.announce("services", "web", write_value(Service(author.peer_id, "")), author.wall)
+    told = [a for a in author.core.wrote({Place("services", "web"): entry}) if a.peer == heard.peer_id]
+    author._do(told)
+    network.run(0.1)
+    author.stop()
+    network.world.remove(1)
+    network.run(1)
+    assert missed.state.get("services", "web") == entry
+
+
 def test_heartbeats_are_offered_by_name_and_fetched_once():
     network = Network(4, pairs=[(0, 1), (1, 2), (1, 3), (2, 3)])
     network.run(5)
