@@ -266,7 +266,7 @@ async def accept_all(
 ) -> None:
     """Serve each connection in a task of its own; without `room` a new one is reset at once."""
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-    async with trio.open_nursery() as nursery:
+    async with listener, trio.open_nursery() as nursery:
         while True:
             try:
                 tcp = await listener.accept()

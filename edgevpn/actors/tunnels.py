@@ -44,7 +44,7 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
             listeners[what] = _adopt(await shell.grant_descriptor(what), place)
         actor = TunnelsActor(shell, nursery)
         shell.mailbox.on_request(TunnelsRequest, actor.describe)
-        shell.mailbox.on_request(Leave, actor.leave)
+        shell.mailbox.on_request(Leave, actor.leave, only=())
         nursery.start_soon(actor.view.follow)
         await shell.ready()
         await actor.run(listeners)
