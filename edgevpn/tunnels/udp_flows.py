@@ -65,8 +65,9 @@ class UdpListener:
             while True:
                 try:
                     data, client = await self._socket.recvfrom(MAX_DATAGRAM)
-                except OSError:
-                    continue  # an ICMP error of an earlier answer: its client is gone
+                except OSError:  # an ICMP error of an earlier answer: its client is gone
+                    await trio.sleep(0.001)
+                    continue
                 flow = self._flows.get(client)
                 if flow is None:
                     if len(self._flows) >= MAX_FLOWS:
