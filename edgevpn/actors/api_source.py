@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import trio
 
 from edgevpn import __version__
-from edgevpn.actors.client import RefusedError, apply
+from edgevpn.actors.client import ActorUnavailableError, RefusedError, apply
 from edgevpn.actors.shell import Shell
 from edgevpn.errors import EdgevpnError
 from edgevpn.proto.messages import (
@@ -29,6 +30,7 @@ from edgevpn.proto.messages import (
     Body,
     BucketMark,
     Done,
+    Gate,
     LedgerEntry,
     LedgerReply,
     LedgerRequest,
@@ -42,6 +44,7 @@ from edgevpn.proto.messages import (
     Pong,
     QueueStatus,
     Route,
+    SetPeergate,
     Snapshot,
     StatusRequest,
     Traffic,
@@ -64,8 +67,10 @@ SHOWN_BUCKETS = 100
 SHOWN_ENTRIES = 1000  # of each bucket
 SHOWN_VALUE = 4096  # characters
 STEADY = 2  # seconds by which a time that was told before may be off
+LONGEST_REST = 5.0  # seconds between two looks into a ledger that is slow to tell
 SETTLE = 0.05  # seconds in which changes are taken together
 _ASK = 5.0  # seconds for an actor's answer
+_STATES = ("peers", "members", "routes", "buckets", "trusted")
 _NOTHING = Traffic([0, 0], {}, {})
 
 
@@ -79,7 +84,7 @@ class ApiSource:
             peer_id, __version__, platform.node(), shell.config.ownership, shell.config.max_heartbeat_age
         )
         self.hub = Hub(self._history_now)
-        self._states: dict[str, dict[str, Body]] = {name: {} for name in ("peers", "members", "routes", "buckets")}
+        self._states: dict[str, dict[str, Body]] = {name: {} for name in _STATES}
         self._peers_changed = trio.Event()
         self._buckets_changed = trio.Event()
         self._dirty: dict[str, None] = {}
@@ -109,7 +114,9 @@ class ApiSource:
     async def run(self) -> None:
         """Follow until cancelled."""
         async with trio.open_nursery() as nursery:
-            for actor, topic in (("host", "peers"), ("gossip", "members"), ("ledger", "routes")):
+            followed = [("host", "peers"), ("gossip", "members"), ("ledger", "routes")]
+            followed += [("trust", "trusted")] if self._shell.config.peerguard else []
+            for actor, topic in followed:
                 nursery.start_soon(self._follow, actor, topic)
             nursery.start_soon(self._follow_buckets)
             nursery.start_soon(self._show_peers)
@@ -161,8 +168,9 @@ class ApiSource:
                 try:
                     await self._show_bucket(name)
                 except EdgevpnError:
-                    self._dirty[name] = None  # the ledger is away: it will say what there is when it is back
-            await trio.sleep(4 * (trio.current_time() - began))
+                    self._dirty[name] = None  # the ledger is away, or slow: it is asked again
+                    self._buckets_changed.set()
+            await trio.sleep(min(2 * (trio.current_time() - began), LONGEST_REST))
 
     async def _show_bucket(self, name: str) -> None:
         section = f"ledger/{name}"
@@ -331,10 +339,18 @@ class ApiSource:
         return True
 
     async def peergate(self) -> bool | None:
-        return None  # there is no peer guard
+        if not self._shell.config.peerguard:
+            return None
+        gate = self._states["trusted"].get("gate")
+        if not isinstance(gate, Gate):
+            raise ActorUnavailableError("the trust actor has not said yet how the gate is: try again")
+        return gate.enabled
 
     async def set_peergate(self, on: bool) -> None:
-        raise RefusedError("absent", f"there is no peer guard to set to {on}")
+        await self._shell.client("trust").call(SetPeergate(on), Done, timeout=_ASK)
+        gate = self._states["trusted"].get("gate")
+        if isinstance(gate, Gate):  # its own word of it may come a moment later
+            self._states["trusted"]["gate"] = msgspec.structs.replace(gate, enabled=on)
 
     async def status(self) -> NodeStatus:
         return await self._shell.client("supervisor").call(StatusRequest(), NodeStatus, timeout=_ASK)

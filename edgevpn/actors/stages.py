@@ -26,8 +26,8 @@ STAGES = ((LIBP2P, tuple(f"edgevpn.actors.{name}" for name in _ACTORS)),)
 
 NEEDS = dict.fromkeys(_ACTORS, LIBP2P) | dict.fromkeys(OPTIONAL, MORE)
 
-# Profiles of seccomp_profile. "local": Unix sockets alone. An actor that is not here gets "network".
-CONFINEMENT = {"sealer": "local", "ledger": "local", "gossip": "local"}
+# Profiles of seccomp_profile. "local": Unix sockets alone (the api actor is handed its listener). Others: "network".
+CONFINEMENT = {"sealer": "local", "ledger": "local", "gossip": "local", "api": "local"}
 
 
 def stages_for(actors: Iterable[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -128,6 +128,7 @@ class Browser:
         self.driver.switch_to.window(before)
         self.driver.close()
         self.driver.switch_to.window(after)
+        self.driver.execute_cdp_cmd("Page.bringToFront", {})  # a hidden page draws nothing
         size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.prefer(dark=dark)

@@ -53,7 +53,7 @@ def announce(vpn: Vpn, bucket: str, key: str, value: str) -> None:
     vpn.ask("repl", "ledger", "-c", code)
 
 
-def main(directory: Path, seconds: float = 75) -> None:
+def main(directory: Path, seconds: float = 60) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with Lab(len(HOSTS), delay_ms=4) as lab, network(lab) as nodes:
         for k in (2, 3, 5):  # traffic of different kinds

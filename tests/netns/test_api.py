@@ -194,6 +194,15 @@ def run_to_its_end(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
     return lab.node(1).run([EDGEVPN, *words], env=environment(EDGEVPNTOKEN=new_token()), check=False, timeout=30)
 
 
+def test_the_api_actor_has_no_rights_and_no_way_out(pair: Pair) -> None:
+    one, _ = pair
+    assert int(one.ask("repl", "api", "-c", "__import__('os').getuid()").stdout) != 0
+    for attempt in ("import socket; socket.socket(socket.AF_INET)", "import os; os.execv('/bin/true', ['true'])"):
+        tried = one.ask("repl", "api", "-c", attempt, check=False)
+        assert (tried.returncode, "PermissionError" in tried.stderr) == (1, True), attempt
+    assert ask(one, "GET", "/health").status == 200
+
+
 def test_what_cannot_be_served_ends_the_start_with_one_line(make_lab: MakeLab, tmp_path: Path) -> None:
     lab = make_lab(1)
     flags = ("api", f"--run-dir={tmp_path}/r")
@@ -220,6 +229,22 @@ def test_old_scripts_may_be_let_in_without_a_token_which_is_said(make_lab: MakeL
         assert not (vpn.run_dir / "api-token").exists()
         assert ask(vpn, "POST", "/api/dns", {"Content-Type": "application/json"}, '{"Regex":"a.b."}').status == 200
         assert set(ask(vpn, "GET", "/api/ledger", {}).value) == {"dns", "healthcheck"}  # its lease needs the heartbeat
+    finally:
+        vpn.close()
+
+
+def test_the_peer_gate_is_seen_and_set(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    flags = ("--dht=false", "--peerguard", "--peergate", "--peergate-relaxed")
+    vpn = Vpn(lab.node(1), new_token(), None, *flags, command="api")
+    try:
+        vpn.wait_for_state("joining", 30)
+        wait_for(lambda: ask(vpn, "GET", "/api/peergate").status == 200, 10, what="the gate")
+        told = [ask(vpn, "PUT", f"/api/peergate/{word}").text for word in ("bogus", "disable", "enable", "bogus")]
+        assert told == ["true\n", "false\n", "true\n", "true\n"]
+        assert ask(vpn, "PUT", "/api/peergate/disable").value is False
+        time.sleep(0.5)
+        assert ask(vpn, "GET", "/api/peergate").value is False
     finally:
         vpn.close()
 

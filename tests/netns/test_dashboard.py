@@ -13,7 +13,7 @@ import pytest
 
 from scripts.labkit import traffic
 from scripts.labkit.browser import Browser, Inside, why_no_browser
-from scripts.labkit.namespaces import Lab
+from scripts.labkit.namespaces import Lab, LabError
 from scripts.labkit.nodes import Vpn, new_token
 from scripts.labkit.traffic import wait_for
 
@@ -96,7 +96,11 @@ def shows(browser: Browser, selector: str, text: str, seconds: float = 10) -> fl
     """Seconds until an element of that selector has the text."""
     script = "return [...document.querySelectorAll(arguments[0])].some(e => e.textContent.includes(arguments[1]))"
     began = time.monotonic()
-    wait_for(lambda: browser.run(script, selector, text), seconds, interval=0.01, what=f"{text!r} in {selector}")
+    try:
+        wait_for(lambda: browser.run(script, selector, text), seconds, interval=0.01, what=f"{text!r} in {selector}")
+    except LabError as exc:
+        said = browser.run("return [...document.querySelectorAll('.wrong')].map(e => e.textContent).join()")
+        raise LabError(f"{exc}; dialogs say {said!r}; {browser.complaints()}") from exc
     return time.monotonic() - began
 
 
@@ -108,7 +112,11 @@ def vanishes(browser: Browser, selector: str, text: str, seconds: float = 10) ->
 
 
 def click(browser: Browser, selector: str) -> None:
-    browser.run("document.querySelector(arguments[0]).click()", selector)
+    """Press a button, as soon as it can be."""
+    script = (
+        "const e = document.querySelector(arguments[0]); if (!e || e.disabled) return false; e.click(); return true"
+    )
+    wait_for(lambda: browser.run(script, selector), 10, interval=0.01, what=f"{selector} to press")
 
 
 def fill(browser: Browser, selector: str, text: str) -> None:
@@ -138,7 +146,7 @@ def test_it_loads_paints_at_once_and_shows_the_network(pair: Pair, in_browser: I
 
     paints = in_browser(work)
     print("first paint", [f"{paint * 1000:.0f} ms" for paint in paints])
-    assert min(paints) <= FIRST_PAINT
+    assert sorted(paints)[1] <= FIRST_PAINT
 
 
 def test_what_changes_anywhere_shows_within_a_second(pair: Pair, in_browser: InBrowser) -> None:
@@ -289,6 +297,8 @@ def test_it_is_used_by_the_keyboard_alone_and_every_control_has_a_name(pair: Pai
     def work(browser: Browser, url: str) -> None:
         browser.open(url)
         shows(browser, "#live", "live")
+
+        shows(browser, "#state", "up")
 
         def press(*keys: str) -> None:
             ActionChains(browser.driver).send_keys(*keys).perform()

@@ -40,19 +40,21 @@ function changed(name) {
   stale.add(name);
   if (drawing) return;
   drawing = true;
-  requestAnimationFrame(() => {
-    drawing = false;
-    const names = new Set(stale);
-    stale.clear();
-    const any = (...those) => those.some((one) => names.has(one));
-    if (any("node")) drawNode();
-    if (any("node", "peers", "ledger", "clock")) drawTiles();
-    if (any("node", "peers", "ledger", "sample", "history", "clock")) drawNodes();
-    if (any("sample", "history")) drawTraffic();
-    if (any("ledger", "node", "peers", "clock")) drawLedger();
-    if (any("actors", "clock")) drawActors();
-    document.body.dataset.drawn = "yes";
-  });
+  if (document.hidden) setTimeout(draw, 500); // there are no frames while nobody sees the page
+  else requestAnimationFrame(draw);
+}
+
+function draw() {
+  drawing = false;
+  const names = new Set(stale);
+  stale.clear();
+  const any = (...those) => those.some((one) => names.has(one));
+  if (any("node")) drawNode();
+  if (any("node", "peers", "ledger", "clock")) drawTiles();
+  if (any("node", "peers", "ledger", "sample", "history", "clock")) drawNodes();
+  if (any("sample", "history")) drawTraffic();
+  if (any("ledger", "node", "peers", "clock")) drawLedger();
+  if (any("actors", "clock")) drawActors();
 }
 
 const entries = (bucket) => told.ledger.get(bucket)?.entries ?? [];
@@ -68,6 +70,7 @@ function drawNode() {
   byId("waiting").hidden = !node.waiting_for;
   setText(byId("waiting"), node.waiting_for ? `Waiting for ${node.waiting_for}` : "");
   setText(byId("about"), `edgevpn ${node.version}, node ${node.peer_id}, ownership ${node.ownership}. Up for ${age(node.started)}.`);
+  for (const button of document.querySelectorAll("button.add")) button.disabled = !node.peer_id; // entries name their owner
   document.title = `${node.hostname || "edgevpn"}: ${node.state}`;
 }
 

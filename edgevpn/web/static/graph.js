@@ -78,7 +78,7 @@ export class Graph {
         setAttributes(initial, { class: `initial ${node.me ? "me" : ""}`, x, y });
         setText(initial, [...node.name.replace(/^…/, "")].slice(0, 2).join("").toUpperCase());
         setAttributes(name, { x, y: y + first });
-        setText(name, cut(node.name));
+        setText(name, node.me && width < 480 ? "" : cut(node.name)); // no room, and it stands in the header
         setAttributes(more, { x, y: y + second });
         setText(more, node.me ? "" : (node.addresses[0] ?? ""));
         setText(title, `${node.name}: ${node.said}, ${bits(node.rates[0])} in, ${bits(node.rates[1])} out`);
