@@ -44,7 +44,7 @@ WAIT: Final = 1.5  # between a claim and holding it, and up to a half more
 BACK_OFF: Final = 0.5  # at most, before a lost claim is followed by the next
 TURN: Final = 5.0  # that an elected node of Go's may take its time
 CONTEST: Final = 60.0  # for how long another machine's word for an address counts
-INSIST: Final = 8.0  # after which one that should give way, and has not, is not there to do so
+INSIST: Final = 8.0  # after which one that should give way, and has not, is taken for dead
 _LOW: Final = 16  # of that many lowest free addresses one is taken beside Go nodes
 _RESERVED: Final = 16  # at most, for Go nodes
 
@@ -81,15 +81,6 @@ class _Lease:
     full: bool = False
 
 
-@dataclass
-class _Contest:
-    """Another one's word for an address of ours: first and last time that we heard it."""
-
-    owner: str
-    first: float
-    last: float = 0.0
-
-
 class Lessee:
     """One node's leases."""
 
@@ -107,7 +98,8 @@ class Lessee:
         self._began = clock
         self._heard: float | None = None
         self._strangers: float | None = None  # since when there are some
-        self._contested: dict[str, _Contest] = {}
+        self._contested: dict[str, tuple[str, float]] = {}
+        self._rivals: dict[tuple[str, str], float] = {}  # (address of ours, peer that should give way): since when
         self._leases = [_Lease(ipaddress.ip_interface(text).network) for text in networks]
         self.remember(last_run)
 
@@ -134,10 +126,7 @@ class Lessee:
 
     def contested(self, address: str, owner: str, clock: float) -> None:
         """Another live peer signed a machine entry for one of our addresses."""
-        known = self._contested.get(address)
-        if known is None or known.owner != owner:
-            known = self._contested[address] = _Contest(owner, clock)
-        known.last = clock
+        self._contested[address] = owner, clock + CONTEST
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -149,7 +138,8 @@ class Lessee:
         )
 
     def step(self, view: View, now: float, clock: float) -> Step:
-        self._contested = {a: one for a, one in self._contested.items() if one.last + CONTEST > clock}
+        self._contested = {a: (o, until) for a, (o, until) in self._contested.items() if until > clock}
+        self._rivals = {rival: self._rivals.get(rival, clock) for rival in self._rivals_in(view)}
         if not view.strangers:
             self._strangers = None
         elif self._strangers is None:
@@ -158,11 +148,10 @@ class Lessee:
         lost = []
         lead = False
         for lease in self._leases:
-            winner = self._winner(lease, view)
+            winner = self._winner(lease, view, clock)
             if lease.claim is not None and winner is not None:
                 lost.append((lease.claim.address, winner))
                 lease.avoid[lease.claim.address] = clock + CONTEST
-                self._contested.pop(lease.claim.address, None)
                 lease.claim = None
                 lease.until = clock + self._chance.uniform(0, BACK_OFF)
             if lease.claim is None:
@@ -180,6 +169,7 @@ class Lessee:
                     lease.claim = Claim(lease.claim.address, lease.claim.since, True)
                 else:
                     wake = min(wake, end)
+        wake = min([wake, *(since + INSIST for since in self._rivals.values())])
         claims = {str(lease.network): lease.claim for lease in self._leases if lease.claim is not None}
         return Step(
             write_claims(claims),
@@ -194,7 +184,17 @@ class Lessee:
 
     # --- the parts
 
-    def _winner(self, lease: _Lease, view: View) -> str | None:
+    def _rivals_in(self, view: View) -> list[tuple[str, str]]:
+        """Who holds one of our addresses though it should give way."""
+        ours = {lease.claim.address: rank(lease.claim, self._me) for lease in self._leases if lease.claim is not None}
+        return [
+            (claim.address, peer)
+            for peer, claims in view.claims.items()
+            for claim in claims.values()
+            if claim.held and claim.address in ours and rank(claim, peer) > ours[claim.address]
+        ]
+
+    def _winner(self, lease: _Lease, view: View, clock: float) -> str | None:
         """Who else has the address that we claim, by everybody's judgement."""
         if lease.claim is None:
             return None
@@ -209,10 +209,11 @@ class Lessee:
                         return peer
         # A machine of one who claims nothing has a fixed address, or got it by Go's rule: it can't give way.
         owner = view.machines.get(address, self._me)
-        contest = self._contested.get(address)
-        if contest is not None and contest.last >= contest.first + INSIST:
-            return contest.owner  # it died when it had the address, and others go on believing that it has
-        for other in (owner, contest.owner if contest else self._me):
+        for (rival_address, rival), since in self._rivals.items():
+            if rival_address == address and clock >= since + INSIST:
+                return rival  # it died when it had the address, and others go on believing that it has
+        contestant, _ = self._contested.get(address, (self._me, 0.0))
+        for other in (owner, contestant):
             leaves_it = (
                 other in view.claims and lease.claim.held
             )  # it has claims, and none to this: a tombstone follows

@@ -266,8 +266,20 @@ def test_one_that_died_with_our_address_is_left_it_for_others_believe_it_has_it_
     node.live(BOB)
     node.put("dhcp", claim_of(BOB, address, since=2**50))
     for clock, lost in ((20, False), (20 + INSIST / 2, False), (20 + INSIST, True)):
-        node.lessee.contested(address, BOB.peer_id, clock)
         assert bool(node.at(clock).lost) is lost
+
+
+def test_one_that_gives_way_in_time_is_left_nothing():
+    node = Node()
+    _, step = node.until_held()
+    [address] = step.claimed
+    node.live(BOB)
+    node.put("dhcp", claim_of(BOB, address, since=2**50))
+    assert node.at(20).wake == 20 + INSIST
+    node.put("dhcp", claim_of(BOB, "10.1.0.77", since=2**50))
+    assert node.at(21).held == step.held
+    node.put("dhcp", claim_of(BOB, address, since=2**50))
+    assert node.at(20 + INSIST).held == step.held
 
 
 def test_a_machine_of_one_that_gave_the_address_up_is_no_reason_to():
