@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from scripts.labkit import traffic
@@ -91,6 +91,9 @@ def measure_dns(tries: int, say: Callable[[str], None]) -> dict[str, Any]:
         for number in range(1, max(1, tries // 4) + 1):
             runs.append(ask(lab.node(1), name, "A", RATE, SECONDS))
             say(f"dns {number}: {runs[-1]}")
+        os.setpriority(os.PRIO_PROCESS, vpn.pid_of("dns"), -20)
+        favoured = ask(lab.node(1), name, "A", RATE, SECONDS, first=["nice", "-n", "-20"])
+        say(f"dns, server and client before all other programs: {favoured}")
         for _ in range(3):
             asking = lab.node(1).popen(command(name, "A", 100, 3), stdout=-1, env=client_environment())
             time.sleep(1)
@@ -105,7 +108,7 @@ def measure_dns(tries: int, say: Callable[[str], None]) -> dict[str, Any]:
         time.sleep(1)
         echo = ask(lab.node(1), name, "A", RATE, SECONDS)
         say(f"a program that only echoes: {echo}")
-    return {"rate": RATE, "runs": runs, "echo": echo, "longest_wait_when_killed_ms": kills}
+    return {"rate": RATE, "runs": runs, "favoured": favoured, "echo": echo, "longest_wait_when_killed_ms": kills}
 
 
 def hosts(vpn: Vpn) -> list[str]:
@@ -114,9 +117,9 @@ def hosts(vpn: Vpn) -> list[str]:
     return sorted(found, key=len) if isinstance(found, dict) else []
 
 
-def ask(node: Node, name: str, rdtype: str, rate: float, seconds: float) -> dict[str, Any]:
-    """`load`, from the node's namespace."""
-    done = node.run(command(name, rdtype, rate, seconds), timeout=seconds + 20, env=client_environment())
+def ask(node: Node, name: str, rdtype: str, rate: float, seconds: float, first: Sequence[str] = ()) -> dict[str, Any]:
+    """`load`, from the node's namespace; `first`: words before its command."""
+    done = node.run([*first, *command(name, rdtype, rate, seconds)], timeout=seconds + 20, env=client_environment())
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

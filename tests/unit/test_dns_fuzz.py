@@ -15,5 +15,5 @@ def test_hostile_patterns_and_packets_crash_nothing_and_hold_nobody_up() -> None
     assert found["patterns_taken"] > 50
     assert found["patterns_refused"] > 50
     assert found["queries_malformed"] > 50
-    assert found["replies_taken"] > 20
+    assert found["replies_taken"] > 10
     assert max(value for name, value in found["slowest_ms"].items() if "thread" not in name) < 50
