@@ -104,7 +104,12 @@ def _replace(config: NodeConfig, path: Path) -> None:
         _keep(path, backup)
         _write(path, text)
     except OSError as exc:
-        raise SetupError(f"can't change {path} ({exc.strerror}): run as root, or use --dns-system off") from exc
+        with suppress(OSError):
+            backup.unlink(missing_ok=True)
+        raise SetupError(
+            f"can't change {path} ({exc.strerror}): run as root (a systemd unit needs ReadWritePaths={path.parent}), "
+            f"or use --dns-system off"
+        ) from exc
 
 
 def _keep(path: Path, backup: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -133,3 +134,15 @@ def test_auto_takes_resolved_where_it_runs(
     monkeypatch.setattr(system_resolver, "_RESOLVED", tmp_path / "nothing")
     with asks_us(config(tmp_path, "auto"), path):
         assert maker(path.read_text())
+
+
+def test_a_directory_that_can_not_be_written_is_said_and_nothing_is_left(tmp_path: Path, path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(system_resolver, "_write", refuse)
+        with pytest.raises(SetupError, match="ReadWritePaths"), asks_us(config(tmp_path), path):
+            pass
+    assert path.read_text() == BEFORE
+    assert files(path) == ["resolv.conf"]
