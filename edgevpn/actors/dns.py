@@ -120,11 +120,13 @@ class DnsActor:
         while True:
             await self._changed.wait()
             self._changed = trio.Event()
+            complete = len(self._seen) == 2  # what comes while they are made is for the next turn
+            routes = dict(self.routes)
             patterns = await self._compile()
             began = trio.current_time()
             # In a thread: of ten thousand machines it takes 0.1 s, in which queries go on being answered.
-            self.server.use(await trio.to_thread.run_sync(self._names, patterns, dict(self.routes)))
-            if len(self._seen) == 2:
+            self.server.use(await trio.to_thread.run_sync(self._names, patterns, routes))
+            if complete:
                 self.made.set()
             took = trio.current_time() - began
             await trio.sleep(max(SETTLE, SHARE * took) if self.made.is_set() else 0)
