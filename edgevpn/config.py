@@ -36,6 +36,7 @@ DNS_SYSTEM = ("off", "auto", "resolved", "resolv.conf")
 DNS_PORT = 53
 DNS_DOMAIN = "edgevpn.internal"  # .internal is nobody's, for private use (ICANN, 2024)
 MAX_DOMAIN = 180  # leaves room for a host's label, and for what is longer in the reverse
+REPAIRS = ("auto", "off")
 MIN_MTU = 68  # RFC 791
 MIN_MTU_IPV6 = 1280  # RFC 8200: below it Linux has no IPv6 on the interface
 MAX_MTU = 65535
@@ -240,6 +241,7 @@ class NodeConfig:
 
     path: str = "auto"  # how packets go to peers of ours: auto, datagram, stream
     datagram_port: int = 0  # UDP; 0: any free one
+    repair: str = "auto"  # of what the datagram path loses: auto, off
 
     listen: tuple[str, ...] = ()  # /ip4|ip6/ADDRESS/tcp/PORT; empty: the default ones
     max_connections: int = 0  # 0: no limit of its own
@@ -399,6 +401,8 @@ class NodeConfig:
             parse_ip(self.router)
         if self.path not in PATHS:
             raise UsageError(f"--path {self.path!r} is none of {', '.join(PATHS)}")
+        if self.repair not in REPAIRS:
+            raise UsageError(f"--repair {self.repair!r} is none of {', '.join(REPAIRS)}")
         if not 0 <= self.datagram_port <= 65535:
             raise UsageError(f"--datagram-port {self.datagram_port} is no port: 0 to 65535")
 

@@ -34,6 +34,7 @@ from edgevpn.proto.datagram_handshake import (
     answer_untrusted,
     candidates_size_untrusted,
 )
+from edgevpn.proto.datagram_repair import REPAIRS
 from edgevpn.proto.messages import Body, HostSelf, PeerState
 from edgevpn.proto.packet_stream import Hello
 from edgevpn.proto.protocols import DATAGRAM
@@ -77,7 +78,11 @@ class Datagrams:
         self._hello = hello
         self._router = router
         self._wake = trio.Event()
-        self.engine = DatagramEngine(sockets, write, shell.config.mtu, lambda: thread.in_trio(self._rouse))
+        repairs = shell.config.repair == "auto"
+        self._flags = hello.flags | (REPAIRS if repairs else 0)
+        self.engine = DatagramEngine(
+            sockets, write, shell.config.mtu, lambda: thread.in_trio(self._rouse), repairs=repairs
+        )
         self._ports = {family: sock.getsockname()[1] for family, sock in sockets.items()}
         self._families = sockets
         self._ciphers, self._prefer = preferred_ciphers()
@@ -94,6 +99,7 @@ class Datagrams:
         """Until cancelled."""
         for family, sock in self._families.items():
             self._thread.add(sock.fileno(), partial(self.engine.on_readable, family))
+        self._thread.add_timer(self.engine.on_timer)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_self)
             nursery.start_soon(self._follow_peers)
@@ -195,7 +201,7 @@ class Datagrams:
         async with self._limit:
             with trio.move_on_after(TIMEOUT):
                 number = self.engine.new_number()
-                terms = Terms(self._hello.flags, self._ciphers, self._hello.mtu, number, tuple(self._candidates()))
+                terms = Terms(self._flags, self._ciphers, self._hello.mtu, number, tuple(self._candidates()))
                 offering = Offering(terms, self._peer_id, peer)
                 try:
                     _, stream = await self._link.dial(peer, (DATAGRAM,))
@@ -246,7 +252,7 @@ class Datagrams:
                         number = self.engine.new_number()
                         message, agreed = answer_untrusted(
                             offer,
-                            self._hello.flags,
+                            self._flags,
                             self._hello.mtu,
                             number,
                             self._candidates(),

@@ -226,4 +226,5 @@ class TunActor:
             address=address,
             rtt_s=link.rtt if link else 0.0,
             why=why,
+            repair=dict((link.repairs() if link else None) or {}),
         )

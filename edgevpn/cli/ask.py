@@ -140,6 +140,7 @@ def peers(traffic: bool, run_dir: Path, as_json: bool) -> None:
                     "path_rtt_ms": round(path.rtt_s * 1000, 3) if path else 0.0,
                     "path_why": path.why if path else "nothing was sent yet",
                     "dropped": path.dropped if path else 0,
+                    "repair": path.repair if path else {},
                     "sent_bytes": path.sent_bytes if path else 0,
                     "received_bytes": path.received_bytes if path else 0,
                     "remote": peer.remotes,
@@ -155,7 +156,7 @@ def peers(traffic: bool, run_dir: Path, as_json: bool) -> None:
     if as_json:
         click.echo(output.as_json(rows), nl=False)
         return
-    columns = ("peer", "member", "address", "host", "path", "rtt ms", "remote", "connected")
+    columns = ("peer", "member", "address", "host", "path", "repaired", "rtt ms", "remote", "connected")
     click.echo(
         output.table(
             columns,
@@ -166,6 +167,7 @@ def peers(traffic: bool, run_dir: Path, as_json: bool) -> None:
                     ", ".join(row["addresses"]) or "-",
                     row["hostname"] or "-",
                     row["path"],
+                    sum(row["repair"].get(name, 0) for name in ("repaired_by_parity", "repaired_by_copy")),
                     row["rtt_ms"],
                     row["remote"][0] if row["remote"] else "-",
                     output.age(row["connected_s"]),

@@ -308,6 +308,13 @@ ROOT_ONLY: tuple[Flag, ...] = (
     Flag("address", "list", ("10.1.0.1/24",), "ADDRESS", "VPN address with its prefix length; empty for none"),
     Flag("interface", "str", "edgevpn0", "IFACE", "Name of the interface"),
     Flag("path", "str", "auto", "EDGEVPNPATH", "How packets go to nodes of ours: auto, datagram (UDP) or stream (TCP)"),
+    Flag(
+        "repair",
+        "str",
+        "auto",
+        "EDGEVPNREPAIR",
+        "Whether packets that the way loses at random are repaired: auto or off",
+    ),
     Flag("datagram-port", "int", 0, "EDGEVPNDATAGRAMPORT", "UDP port for packets; 0 for any"),
     Flag("router", "str", "", "ROUTER", "VPN address of the node that gets packets to unknown addresses"),
     Flag("g", "bool", False, "", "Print a new network config and exit"),

@@ -83,6 +83,7 @@ def node_config(
         lease_dir=lease_dir,
         path=values["path"].strip().lower() if vpn else "auto",
         datagram_port=values["datagram-port"] if vpn else 0,
+        repair=values["repair"].strip().lower() if vpn else "auto",
         listen=_listen(settings, notes),
         max_connections=max(values["max-connections"], 0),  # -1 is the Go program's "no limit"
         timeout=values["timeout"],

@@ -20,14 +20,20 @@ from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.back_off import BackOff
 from edgevpn.proto.datagram import MAX_PIECES, OVERHEAD, Address, Probe, read_control_untrusted
 from edgevpn.proto.datagram_handshake import Agreed
+from edgevpn.proto.datagram_repair import is_repair, read_repair_untrusted
 from edgevpn.proto.packet_stream import TAKES_TCP, TAKES_UDP
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
-from edgevpn.tun.train import MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, SendKey, seal_one
+from edgevpn.tun.session_repair import TICK as REPAIR_TICK
+from edgevpn.tun.train import MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
 from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT
 
 WAIT: Final = 5  # milliseconds for room in the socket's buffer
-_RECEIVES_A_TURN = 8
+GATHER: Final = 0.0003  # seconds
+_RECEIVES_A_TURN = 64
+_BYTES_A_TURN = 8 * 65536
+_LATELY, _OFTEN = 0.004, 24  # so many receives in so many seconds are often
+_MUCH = 300_000  # bytes sent in so many seconds
 _MAX_LINKS = 4096
 _HANDSHAKE_FIRST, _HANDSHAKE_MOST = 0.25, 60.0
 _INT = struct.Struct("=i")
@@ -40,13 +46,26 @@ class DatagramEngine:
     """Sends and receives for all links. `live`: those that packets can take now, by peer."""
 
     def __init__(
-        self, sockets: Mapping[int, socket.socket], write: WriteFrame, mtu: int, wake: Callable[[], None]
+        self,
+        sockets: Mapping[int, socket.socket],
+        write: WriteFrame,
+        mtu: int,
+        wake: Callable[[], None],
+        *,
+        repairs: bool = False,
     ) -> None:
-        """`sockets`: by address family. `write` gives the device a peer's frame. `wake` asks for a tick, soon."""
+        """`sockets`: by address family. `write` gives the device a peer's frame. `wake` asks for a tick, soon.
+
+        `repairs`: whether lost datagrams are repaired with peers that do it, too.
+        """
         self._sockets = sockets
         self._write = write
         self._mtu = mtu
         self._wake = wake
+        self._repairs = repairs
+        self._awake: dict[int, tuple[DatagramLink, Session]] = {}  # sessions whose repair wants to be ticked
+        self._gaps: dict[int, tuple[DatagramLink, Session]] = {}  # of this turn
+        self._next_repair = 0.0
         self._segment_size: dict[int, list[tuple[int, int, bytes]]] = {}
         self._sessions: dict[int, tuple[DatagramLink, Session]] = {}
         self._keys: dict[int, ReceiveKey] = {}
@@ -57,8 +76,12 @@ class DatagramEngine:
         self.counters = {"datagrams_not_sent": 0, "control_refused": 0}
         # the run of small frames that is being collected: for whom, from where, size of each
         self._run_link: DatagramLink | None = None
+        self._run_session: Session | None = None
         self._run_begin = self._run_end = self._run_length = self._run_count = 0
         self._from: Address = ("", 0)
+        self._gathering = False
+        self._lately = self._sent_lately = 0
+        self._lately_since = 0.0
         self._now = 0.0
 
     # --- links, from trio
@@ -70,7 +93,7 @@ class DatagramEngine:
             if len(self.links) >= _MAX_LINKS:
                 self.remove(next(iter(self.links)))
             back_off = BackOff(_HANDSHAKE_FIRST, _HANDSHAKE_MOST, random.Random())  # noqa: S311
-            found = self.links[peer] = DatagramLink(peer, self._mtu, back_off, now)
+            found = self.links[peer] = DatagramLink(peer, self._mtu, back_off, now, repairs=self._repairs)
         return found
 
     def remove(self, peer: str) -> None:
@@ -99,6 +122,7 @@ class DatagramEngine:
         for number, (owner, session) in list(self._sessions.items()):
             if owner is link and (session not in link.sessions or self.links.get(link.peer) is not link):
                 del self._sessions[number], self._keys[number]
+                self._awake.pop(number, None)
         if self.links.get(link.peer) is link:
             for session in link.sessions:
                 self._sessions[session.number] = link, session
@@ -115,8 +139,11 @@ class DatagramEngine:
 
     def tick_link(self, link: DatagramLink, now: float) -> None:
         before = len(link.sessions)
+        for one in link.sessions:
+            if one.repair is not None:
+                one.repair.expire(now)
         for session, address, plaintext in link.tick(now):
-            self._send_bytes(seal_one(session.send, plaintext), address)
+            self._send_bytes(self._seal(session, plaintext), address)
         if len(link.sessions) != before:
             self._sync(link)
         self._show(link)
@@ -140,54 +167,65 @@ class DatagramEngine:
         link.last_sent = now
         sealer = self.sealer
         if not sealer.buffer[1]:
-            self._add_small(link, session.send, sealer.frame[:size])
+            self._add_small(link, session, sealer.frame[:size])
         else:
             wanted = TAKES_UDP if sealer.buffer[1] & 0x7F == virtio.GSO_UDP else TAKES_TCP
             _, _, _, segment, start, _ = virtio.HEADER.unpack_from(sealer.buffer)
             try:
                 if not session.takes & wanted or size - start > segment * MAX_PIECES:
-                    self._send_cut(link, session.send, bytes(sealer.frame[:size]))
+                    self._send_cut(link, session, bytes(sealer.frame[:size]))
                 else:
-                    self._send_train(session.send, address, size)
+                    self._send_train(link, session, address, size, now)
             except UntrustedDataError:
                 link.stats.dropped += 1
                 return True
         stats = link.stats
         stats.sent_packets += 1
         stats.sent_bytes += size
+        self._sent_lately += size
         return True
 
-    def _send_train(self, key: SendKey, address: Address, size: int) -> None:
+    def _send_train(self, link: DatagramLink, session: Session, address: Address, size: int, now: float) -> None:
         self.flush()
-        for view, length in self.sealer.seal_train(key, size):
+        sends = self.sealer.seal_train(session.send, size)
+        for view, length in sends:
             self._send(view, length, address)
+        if session.repair is not None:
+            first = 0
+            for view, length in sends:
+                self._sent(link, session, session.send.train - 1, first, length, view, now, each=False)
+                first += len(view) // length
 
-    def _send_cut(self, link: DatagramLink, key: SendKey, frame: bytes) -> None:
+    def _send_cut(self, link: DatagramLink, session: Session, frame: bytes) -> None:
         for packet in virtio.segment(frame):
-            self._add_small(link, key, bytes(virtio.HEADER.size) + packet)
+            self._add_small(link, session, bytes(virtio.HEADER.size) + packet)
 
-    def _add_small(self, link: DatagramLink, key: SendKey, frame: memoryview | bytes) -> None:
+    def _add_small(self, link: DatagramLink, session: Session, frame: memoryview | bytes) -> None:
         """Collect frames of one size for one send; a shorter one may be the last."""
         length = len(frame) + OVERHEAD
         if (
-            link is not self._run_link
+            session is not self._run_session
             or length > self._run_length
             or self._run_count >= MAX_SEGMENTS
             or self._run_end + length > MAX_SEND
         ):
             self.flush()
-            self._run_link, self._run_length = link, length
-        self._run_end = self.sealer.seal_small(key, frame, self._run_end)
+            self._run_link, self._run_session, self._run_length = link, session, length
+        self._run_end = self.sealer.seal_small(session.send, frame, self._run_end)
         self._run_count += 1
         if length < self._run_length:
             self.flush()
 
     def flush(self) -> None:
         """Send what was collected. Called after each batch from the device."""
-        link, end = self._run_link, self._run_end
-        if link is not None and end and link.address is not None:
-            self._send(self.sealer.small[:end], self._run_length, link.address)
-        self._run_link = None
+        link, session, end = self._run_link, self._run_session, self._run_end
+        if link is not None and session is not None and end and link.address is not None:
+            view, length = self.sealer.small[:end], self._run_length
+            self._send(view, length, link.address)
+            if session.repair is not None:
+                train = session.send.train - self._run_count
+                self._sent(link, session, train, 0, length, view, link.last_sent, each=True)
+        self._run_link = self._run_session = None
         self._run_end = self._run_count = self._run_length = 0
 
     def _send(self, view: memoryview | bytes, length: int, address: Address) -> None:
@@ -215,6 +253,73 @@ class DatagramEngine:
                 self.counters["datagrams_not_sent"] += 1  # no route, too large: the probes tell what to do
             return
 
+    # --- repair
+
+    def _sent(
+        self,
+        link: DatagramLink,
+        session: Session,
+        train: int,
+        first: int,
+        length: int,
+        view: memoryview,
+        now: float,
+        *,
+        each: bool,
+    ) -> None:
+        repair = session.repair
+        if repair is not None:
+            for message in repair.on_sent(train, first, length, view, now, each=each):
+                self._send_beside(link, session, message)
+            if repair.sender.is_busy():
+                self._rouse(link, session, now)
+
+    def _seal(self, session: Session, plaintext: bytes) -> bytes:
+        """A control message, without a gap in the trains where the other side would look for it."""
+        return (seal_one if session.repair is None else seal_beside)(session.send, plaintext)
+
+    def _send_beside(self, link: DatagramLink, session: Session, message: bytes) -> None:
+        if link.address is not None:
+            self._send_bytes(seal_beside(session.send, message), link.address)
+
+    def _rouse(self, link: DatagramLink, session: Session, now: float) -> None:
+        """See to it that the session's repair is ticked."""
+        if session.number not in self._awake:
+            if not self._awake:
+                self._next_repair = now + REPAIR_TICK
+            self._awake[session.number] = link, session
+
+    def on_timer(self) -> float | None:
+        """Let repairs do what is due; seconds until the next call is wanted. Called by the packet thread each turn."""
+        if not self._awake:
+            return None
+        now = time.monotonic()
+        if now < self._next_repair:
+            return self._next_repair - now
+        self._next_repair = now + REPAIR_TICK
+        for number, (link, session) in list(self._awake.items()):
+            repair = session.repair
+            if repair is None:
+                continue
+            for message in repair.tick(now):
+                self._send_beside(link, session, message)
+            if not repair.wants_tick():
+                del self._awake[number]
+        return REPAIR_TICK if self._awake else None
+
+    def _on_repair(self, link: DatagramLink, session: Session, data: bytes) -> None:
+        repair = session.repair
+        if repair is None:
+            self.counters["control_refused"] += 1
+            return
+        outcome = repair.on_message(read_repair_untrusted(data), self._now)
+        if link.address is not None:
+            for copy in outcome.copies:
+                self._send_bytes(copy, link.address)
+        if outcome.repaired is not None:
+            self.opener.open_repaired(outcome.repaired, session.receive, self._on_frame, self._on_control)
+        self._rouse(link, session, self._now)
+
     def _send_bytes(self, datagram: bytes, address: Address) -> None:
         self._send(datagram, len(datagram), address)
 
@@ -225,24 +330,55 @@ class DatagramEngine:
         sock = self._sockets[family]
         opener = self.opener
         views = [opener.view[:65536]]
-        for _ in range(_RECEIVES_A_TURN):
+        taken = count = 0
+        self._gather()
+        while taken < _BYTES_A_TURN and count < _RECEIVES_A_TURN:
             try:
                 size, ancillary, _, source = sock.recvmsg_into(views, 32)
             except OSError:
-                return  # BlockingIOError: nothing more; others tell of an earlier send
+                break  # BlockingIOError: nothing more; others tell of an earlier send
             length = size
             for level, kind, data in ancillary:
                 if level == socket.IPPROTO_UDP and kind == UDP_GRO:
                     length = _INT.unpack(data)[0]
+            count += 1
+            taken += size
             self._from = source[0], source[1]
-            self._now = time.monotonic()
-            opener.open_untrusted(size, max(length, 1), self._keys, self._on_frame, self._on_control)
+            self._now = opener.now = time.monotonic()
+            opener.open_untrusted(size, max(length, 1), self._keys, self._on_frame, self._on_control, more=True)
+        opener.end_turn()
+        if self._gaps:  # most of them were filled in the same turn
+            for link, session in self._gaps.values():
+                if session.repair is not None and session.repair.receiver.holes:
+                    self._rouse(link, session, self._now)
+            self._gaps.clear()
+        self._count(count, taken)
+
+    def _gather(self) -> None:
+        """Wait a little when datagrams come one by one and often: many are cheaper than each by itself."""
+        if self._gathering:
+            time.sleep(GATHER)
+
+    def _count(self, count: int, taken: int) -> None:
+        now = self._now
+        self._lately += count
+        if now - self._lately_since > _LATELY:
+            often = self._lately >= _OFTEN and now - self._lately_since < 2 * _LATELY
+            idle = self._sent_lately < _MUCH  # not while it has much to send
+            self._gathering = idle and often and count < _RECEIVES_A_TURN // 4 and taken < 2048 * count
+            self._lately = self._sent_lately = 0
+            self._lately_since = now
 
     def _on_frame(self, key: ReceiveKey, frame: memoryview) -> None:
-        link, session = self._sessions[key.session]
+        owner = self._sessions.get(key.session)
+        if owner is None:
+            return  # it went in this turn, after the pieces had come
+        link, session = owner
         if link.on_received(session, self._from, self._now):
             self._show(link)
             self._wake()
+        if session.repair is not None and session.repair.receiver.holes:
+            self._gaps[session.number] = owner
         if self._write(link.peer, frame):
             stats = link.stats
             stats.received_packets += 1
@@ -252,12 +388,15 @@ class DatagramEngine:
         link, session = self._sessions[key.session]
         news = link.on_received(session, self._from, self._now)
         try:
+            if is_repair(data):
+                self._on_repair(link, session, data)
+                return
             message = read_control_untrusted(data)
         except UntrustedDataError:
             self.counters["control_refused"] += 1
             return
         if isinstance(message, Probe):
-            self._send_bytes(seal_one(session.send, link.answer_to(message, self._from)), self._from)
+            self._send_bytes(self._seal(session, link.answer_to(message, self._from)), self._from)
         else:
             news |= link.on_answer(message, self._now)
         if news:

@@ -21,14 +21,17 @@ where both sides made one at the same time, each sends by its own.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edgevpn.proto.back_off import BackOff
 from edgevpn.proto.datagram import OVERHEAD, Address, Answer, Probe, write_answer, write_probe
 from edgevpn.proto.datagram_handshake import Agreed
+from edgevpn.proto.datagram_repair import REPAIRS
 from edgevpn.proto.packet_stream import VIRTIO_HEADER
 from edgevpn.tun.path import PathStats
+from edgevpn.tun.session_repair import SessionRepair
 from edgevpn.tun.train import ReceiveKey, SendKey
 
 REKEY_AFTER = 120.0
@@ -41,6 +44,7 @@ _SILENCE = 0.4
 _ASK_AGAIN = 1.0  # while sending
 _PROBE_AGAIN = 0.15
 _GIVE_UP = 0.6
+_RTT_GUESS = 0.1
 _KEEPALIVE = 25.0
 _KEEP_REPLACED = 3 * _KEEPALIVE  # one in whose place the peer uses others: what it sends by, it uses more often
 _ROUND_FIRST, _SLOWER, _ROUND_MOST = 0.25, 1.5, 30.0
@@ -65,22 +69,25 @@ class Session:
     initiated: bool
     confirmed: bool = False  # the peer has used it
     used_at: float = 0.0  # when the peer last did; before: when it was made
+    repair: SessionRepair | None = None  # when both sides want it
 
 
 class DatagramLink:
     """The state of one peer's datagram path. Times are a monotonic clock's seconds."""
 
-    def __init__(self, peer: str, mtu: int, back_off: BackOff, now: float) -> None:
-        """`back_off`: between handshakes that fail."""
+    def __init__(self, peer: str, mtu: int, back_off: BackOff, now: float, *, repairs: bool = False) -> None:
+        """`back_off`: between handshakes that fail. `repairs`: whether we do, when the peer does."""
         self.peer = peer
         self.stats = PathStats()
         self.address: Address | None = None
-        self.rtt = 0.0
+        self.rtt = self.least_rtt = 0.0
         self.reason = "no keys yet"
         self.sending: Session | None = None
         self.sessions: list[Session] = []
         self.last_sent = self.last_received = now - 10 * ACTIVE
         self._probe_size = mtu + VIRTIO_HEADER + OVERHEAD
+        self._repairs = repairs
+        self.repair_counters: Counter[str] = Counter()  # of sessions that are gone
         self._back_off = back_off
         self._next_handshake = now
         self._candidates: dict[Address, float] = {}  # when each answered last; 0: never
@@ -110,6 +117,13 @@ class DatagramLink:
             initiated=initiated,
             used_at=now,
         )
+        if self._repairs and agreed.terms.flags & REPAIRS:
+            repair = SessionRepair(
+                session.receive.head, session.receive.window, self._probe_size - OVERHEAD, self.least_rtt or _RTT_GUESS
+            )
+            session.repair = session.receive.arrivals = repair
+            if self.sending is not None and self.sending.repair is not None:
+                repair.sender.inherit(self.sending.repair.sender)
         self.sessions.append(session)
         self._next_handshake = now + 1.0 + self._back_off.next()  # if no way answers; else when the keys are old
         self.add_candidates(agreed.terms.candidates)
@@ -123,6 +137,19 @@ class DatagramLink:
 
     def _drop(self, gone: Sequence[Session]) -> None:
         self.sessions = [one for one in self.sessions if one not in gone]
+        for session in gone:
+            if session.repair is not None:
+                self.repair_counters.update(session.repair.counters)
+
+    def repairs(self) -> Counter[str] | None:
+        """What became of what was lost, since the link was made; None where there is no repair."""
+        running = [one.repair for one in self.sessions if one.repair is not None]
+        if not running:
+            return None
+        total = Counter(self.repair_counters)
+        for repair in running:
+            total.update(repair.counters)
+        return total
 
     def handshake_failed(self, now: float, reason: str) -> None:
         self.reason = self.reason if self.is_live else reason
@@ -193,6 +220,8 @@ class DatagramLink:
         rtt = now - at
         self._candidates[address] = now
         self._back_off.reset()
+        if address != self.address or not self.least_rtt or rtt < self.least_rtt:
+            self.least_rtt = rtt
         if address == self.address:
             self.rtt = rtt if not self.rtt else 0.8 * self.rtt + 0.2 * rtt
             self._last_answer, self._asked_since = now, None

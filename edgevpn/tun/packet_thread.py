@@ -21,6 +21,7 @@ from contextlib import contextmanager
 import trio
 
 Handler = Callable[[], None]
+Timer = Callable[[], "float | None"]  # does what is due; seconds until it wants to be called again, None: no wish
 
 
 class PacketThread:
@@ -31,6 +32,7 @@ class PacketThread:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._running = threading.Lock()  # held while handlers run
+        self._timers: list[Timer] = []
         self._stop = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._stop, select.EPOLLIN)
 
@@ -39,6 +41,11 @@ class PacketThread:
         with self._running:
             self._handlers[descriptor] = handler
             self._epoll.register(descriptor, select.EPOLLIN)
+
+    def add_timer(self, timer: Timer) -> None:
+        """Call `timer` after each turn of handlers, and when the time is over that it asked for the last time."""
+        with self._running:
+            self._timers.append(timer)
 
     def remove(self, descriptor: int) -> None:
         """No call any more. Call it before closing the descriptor; a second call does nothing."""
@@ -74,9 +81,15 @@ class PacketThread:
                 os.eventfd_write(self._stop, 1)
 
     def _loop(self) -> None:
-        poll, handlers = self._epoll.poll, self._handlers
+        poll, handlers, timers = self._epoll.poll, self._handlers, self._timers
         while True:
-            events = poll()
+            pause: float | None = None
+            with self._running:
+                for timer in timers:
+                    wish = timer()
+                    if wish is not None:
+                        pause = wish if pause is None else min(pause, wish)
+            events = poll(pause)  # rounded up to milliseconds
             with self._running:
                 for descriptor, _ in events:
                     if descriptor == self._stop:

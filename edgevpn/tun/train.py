@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -45,19 +45,44 @@ Sends = list[tuple[memoryview, int]]  # what to send, and the size of the datagr
 class SendKey:
     """One direction of a session: seals, and numbers trains from 1, never twice the same."""
 
-    __slots__ = ("encrypt_into", "head", "session", "train")
+    __slots__ = ("_beside", "encrypt_into", "head", "session", "train")
 
     def __init__(self, cipher: int, key: bytes, session: int) -> None:
         self.encrypt_into: Any = _aead(cipher, key).encrypt_into
         self.session = session
         self.head = session.to_bytes(4, "big")
         self.train = 1
+        self._beside = (-1, 0)
+
+    def next_beside(self) -> int:
+        """A counter for a control message that takes no train: an index of the last one's that no piece has."""
+        train, index = self._beside
+        if train == self.train - 1 and index < _INDEX_MASK:
+            index += 1
+        else:
+            if train == self.train - 1:
+                self.train += 1
+            train, index = self.train - 1, MAX_PIECES
+            if not train:
+                train, self.train = 1, 2
+        self._beside = train, index
+        return train << INDEX_BITS | index
+
+
+class Arrivals(Protocol):
+    """Who wants to know of a session which datagrams have come (edgevpn/tun/repair_receiver.py)."""
+
+    keeping: bool
+
+    def on_run(self, train: int, first: int, count: int, whole: int, now: float) -> None: ...
+
+    def keep(self, train: int, first: int, length: int, data: bytes, now: float) -> None: ...
 
 
 class ReceiveKey:
-    """The other direction."""
+    """The other direction. `arrivals`: who is told of what has come, if anybody."""
 
-    __slots__ = ("decrypt", "decrypt_into", "head", "session", "window")
+    __slots__ = ("arrivals", "decrypt", "decrypt_into", "head", "session", "window")
 
     def __init__(self, cipher: int, key: bytes, session: int) -> None:
         aead = _aead(cipher, key)
@@ -66,6 +91,7 @@ class ReceiveKey:
         self.session = session
         self.head = session.to_bytes(4, "big")
         self.window = ReplayWindow()
+        self.arrivals: Arrivals | None = None
 
 
 def _aead(cipher: int, key: bytes) -> Any:
@@ -76,6 +102,14 @@ def seal_one(key: SendKey, plaintext: bytes) -> bytes:
     """A datagram of its own, for control messages."""
     head = _HEAD.pack(key.session, key.train << INDEX_BITS)
     key.train += 1
+    sealed = bytearray(len(plaintext) + TAG)
+    key.encrypt_into(head, plaintext, None, sealed)
+    return head + bytes(sealed)
+
+
+def seal_beside(key: SendKey, plaintext: bytes) -> bytes:
+    """A control message that leaves no gap in the trains."""
+    head = key.head + key.next_beside().to_bytes(8, "big")
     sealed = bytearray(len(plaintext) + TAG)
     key.encrypt_into(head, plaintext, None, sealed)
     return head + bytes(sealed)
@@ -190,6 +224,7 @@ class Opener:
     def __init__(self) -> None:
         self.buffer = bytearray(65536 + 64)
         self.view = memoryview(self.buffer)
+        self.now = 0.0  # when it came, for who is told of arrivals
         self.counters = {"datagrams_forged": 0, "datagrams_replayed": 0, "datagrams_unknown": 0, "trains_refused": 0}
         self._out = bytearray(2 * 65536 + 1024)
         self._out_view = memoryview(self._out)
@@ -202,6 +237,7 @@ class Opener:
         self._nonce_views = [view[index * HEAD : index * HEAD + HEAD] for index in range(MAX_PIECES - 1, -1, -1)]
         self._lanes = [view[place::HEAD] for place in range(11)]
         self._nonces_now = bytes(11)
+        self._run = _Run(self)
 
     def open_untrusted(
         self,
@@ -210,20 +246,29 @@ class Opener:
         keys: Mapping[int, ReceiveKey],
         write: Callable[[ReceiveKey, memoryview], None],
         control: Callable[[ReceiveKey, bytes], None],
+        *,
+        more: bool = False,
     ) -> None:
         """What is in buffer[:size]: datagrams of `length` bytes, the last one maybe shorter. Nothing raises.
 
-        `write` gets frames that are whole but otherwise as the peer made them; `control` gets control messages.
+        `write` gets frames that are whole but otherwise as the peer made them; `control` gets control messages. With
+        `more` a train's pieces that came one by one are joined with those of the next call, until `end_turn`.
         """
         if size < HEAD:
             return
         key = keys.get(_U32.unpack_from(self.buffer)[0])
         if key is not None and size > length and self._open_train(size, length, key, write):
             return
-        run = _Run(self, write)
+        run = self._run
+        run.write = write
         for at in range(0, size, length):
             self._open_one(at, min(at + length, size), keys, run, control)
-        run.end()
+        if not more:
+            run.end()
+
+    def end_turn(self) -> None:
+        """Write what was held back to be joined."""
+        self._run.end()
 
     def _open_train(
         self, size: int, length: int, key: ReceiveKey, write: Callable[[ReceiveKey, memoryview], None]
@@ -266,6 +311,11 @@ class Opener:
         if _U16.unpack_from(self._out, 2)[0] != header or virtio.HEADER.unpack_from(self._out)[3] != segment:
             return False
         key.window.mark(train, mask)
+        arrivals = key.arrivals
+        if arrivals is not None:
+            arrivals.on_run(train, first, count, _pieces_of(self._out, header, segment), self.now)
+            if arrivals.keeping:
+                arrivals.keep(train, first, length, bytes(view[:size]), self.now)
         self._emit(key, self._out, end, first, count, write)
         return True
 
@@ -312,14 +362,49 @@ class Opener:
         if not key.window.is_fresh(train, 1 << index):
             counters["datagrams_replayed"] += 1
             return
+        self._open_piece(key, train, index, self.view[at:end], run, control)
+
+    def open_repaired(
+        self,
+        datagram: bytes,
+        key: ReceiveKey,
+        write: Callable[[ReceiveKey, memoryview], None],
+        control: Callable[[ReceiveKey, bytes], None],
+    ) -> None:
+        """One that was not received but made out of others. Nothing raises; it must be genuine, as any."""
+        (counter,) = _U64.unpack_from(datagram, 4)
+        train, index = counter >> INDEX_BITS, counter & _INDEX_MASK
+        if key.window.is_fresh(train, 1 << index):
+            run = _Run(self)
+            run.write = write
+            self._open_piece(key, train, index, memoryview(datagram), run, control)
+            run.end()
+
+    def _open_piece(
+        self,
+        key: ReceiveKey,
+        train: int,
+        index: int,
+        datagram: memoryview,
+        run: _Run,
+        control: Callable[[ReceiveKey, bytes], None],
+    ) -> None:
+        size = len(datagram)
         try:
-            piece: bytes = key.decrypt(self.view[at : at + HEAD], self.view[at + HEAD : end], None)
+            piece: bytes = key.decrypt(datagram[:HEAD], datagram[HEAD:], None)
         except InvalidTag:
-            counters["datagrams_forged"] += 1
+            self.counters["datagrams_forged"] += 1
             return
         key.window.mark(train, 1 << index)
+        arrivals = key.arrivals
+        if arrivals is not None and index < MAX_PIECES:
+            whole = 1
+            if len(piece) > VIRTIO_HEADER + 20 and piece[1] and piece[0] != CONTROL:
+                whole = _pieces_of(piece, _U16.unpack_from(piece, 2)[0], virtio.HEADER.unpack_from(piece)[3])
+            arrivals.on_run(train, index, 1, whole, self.now)
+            if arrivals.keeping:
+                arrivals.keep(train, index, size, bytes(datagram), self.now)
         if piece[0] == CONTROL:
-            run.end()
             control(key, piece)
         elif len(piece) < VIRTIO_HEADER + 20 or not piece[1]:
             run.end()
@@ -327,10 +412,10 @@ class Opener:
         else:
             run.add(key, train, index, piece)
             header, segment = _U16.unpack_from(piece, 2)[0], virtio.HEADER.unpack_from(piece)[3]
-            if header + segment + OVERHEAD == end - at and segment:
+            if header + segment + OVERHEAD == size and segment:
                 if len(self._layouts) >= _TABLES:
                     self._layouts.clear()
-                self._layouts[end - at] = header, segment
+                self._layouts[size] = header, segment
 
     def _emit(
         self,
@@ -352,9 +437,10 @@ class Opener:
 class _Run:
     """Pieces of one train that follow each other, on the slow way."""
 
-    def __init__(self, opener: Opener, write: Callable[[ReceiveKey, memoryview], None]) -> None:
+    write: Callable[[ReceiveKey, memoryview], None]
+
+    def __init__(self, opener: Opener) -> None:
         self._opener = opener
-        self.write = write
         self._key: ReceiveKey | None = None
         self._train = self._first = self._next = self._header = 0
         self._parts: list[bytes] = []
@@ -424,6 +510,15 @@ def rebuild_untrusted(frame: bytearray, size: int, first: int, count: int) -> No
     if count == 1:
         frame[1] = virtio.GSO_NONE
         frame[4:6] = b"\0\0"
+
+
+def _pieces_of(frame: bytes | bytearray, header: int, segment: int) -> int:
+    """How many pieces the whole train has of which this is a part, by the lengths in its headers."""
+    if frame[VIRTIO_HEADER] >> 4 == 6:
+        total = VIRTIO_HEADER + 40 + _U16.unpack_from(frame, VIRTIO_HEADER + 4)[0]
+    else:
+        total = VIRTIO_HEADER + int(_U16.unpack_from(frame, VIRTIO_HEADER + 2)[0])
+    return min(MAX_PIECES, max(1, (total - header + segment - 1) // segment)) if segment else 1
 
 
 def datagrams(sends: Sends) -> Iterator[bytes]:

@@ -4,7 +4,8 @@
         lab.node(1).run(["ping", "-c1", lab.node(2).address])
 
 Each node has one interface, eth0, with 10.99.0.K/24 and fd99::K/64, and a route for everything else, multicast too,
-that leads nowhere but to the others. With delay, loss or a rate a userspace relay (relay.py) takes the bridge's place.
+that leads nowhere but to the others. With delay, loss or a rate a userspace relay (relay.py) takes the bridge's place;
+`fast` wants the one in C (relay.c), which is compiled for the lab: for measurements.
 All names begin with `evlab` and the maker's process id, so labs can run beside each other, and what a killed one left
 can be told: `sweep` removes it, and so does the next lab. Programs started here are ended with their process groups,
 asked first and killed after 3 s; what else still runs in the lab's namespaces is killed.
@@ -12,7 +13,9 @@ asked first and killed after 3 s; what else still runs in the lab's namespaces i
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -20,6 +23,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,7 +148,11 @@ class Lab:
         loss: float = 0.0,
         rate_mbit: float | None = None,
         seed: int | None = None,
+        fast: bool = False,
+        burst: tuple[int, int] = (0, 0),
+        queue_ms: float = 30.0,
     ) -> None:
+        """`fast`: the relay in C. With it only, `burst`: so many packets in a row lost, of so many; `queue_ms`."""
         if not 1 <= n <= 200:
             raise LabError("a lab has 1 to 200 nodes")
         # Written so that not-a-number is refused, too.
@@ -156,6 +164,7 @@ class Lab:
             raise LabError("a lab's rate is above 0 Mbit/s; without one there is no limit")
         self._name = f"{_PREFIX}{os.getpid()}x{next(_counter)}"
         self._delay_ms, self._loss, self._rate_mbit, self._seed = delay_ms, loss, rate_mbit, seed
+        self._fast, self._burst, self._queue_ms = fast, burst, queue_ms
         self._bridge = f"{self._name}b"
         self.nodes = [Node(f"{self._name}n{k}", f"10.99.0.{k}", f"fd99::{k:x}", self) for k in range(1, n + 1)]
         self._relay: subprocess.Popen[bytes] | None = None
@@ -167,7 +176,7 @@ class Lab:
 
     @property
     def relayed(self) -> bool:
-        return bool(self._delay_ms or self._loss or self._rate_mbit)
+        return bool(self._delay_ms or self._loss or self._rate_mbit or self._burst[0])
 
     def __enter__(self) -> Lab:
         if reason := why_not():
@@ -218,11 +227,10 @@ class Lab:
         if ethtool is None:
             raise LabError("there is no ethtool, which a lab with a relay needs: scripts/setup.sh installs it")
         for node in self.nodes:  # real packets on the wire: no offload through a relay
-            node.run([ethtool, "-K", "eth0", "tso", "off", "gso", "off", "gro", "off", "tx", "off"])
-        words = [sys.executable, str(Path(__file__).with_name("relay.py")), "--ports", str(len(self.nodes))]
-        words += ["--delay-ms", str(self._delay_ms), "--loss", str(self._loss), "--seed", str(self._seed or 0)]
-        if self._rate_mbit:
-            words += ["--rate-mbit", str(self._rate_mbit)]
+            node.run(
+                [ethtool, "-K", "eth0", "tso", "off", "gso", "off", "gro", "on" if self._fast else "off", "tx", "off"]
+            )
+        words = self._fast_relay() if self._fast else self._plain_relay()
         self._relay = subprocess.Popen(
             ["ip", "netns", "exec", self._bridge, *words],
             stdin=subprocess.PIPE,  # its end tells the relay that its maker is gone, however it went
@@ -231,6 +239,25 @@ class Lab:
         )
         if self._relay.stdout is None or self._relay.stdout.readline().strip() != b"ready":
             raise LabError("the lab's relay did not start")
+
+    def _plain_relay(self) -> list[str]:
+        words = [sys.executable, str(Path(__file__).with_name("relay.py")), "--ports", str(len(self.nodes))]
+        words += ["--delay-ms", str(self._delay_ms), "--loss", str(self._loss), "--seed", str(self._seed or 0)]
+        if self._rate_mbit:
+            words += ["--rate-mbit", str(self._rate_mbit)]
+        return words
+
+    def _fast_relay(self) -> list[str]:
+        figures = (
+            len(self.nodes),
+            round(self._delay_ms * 1000),
+            round(self._loss * 1e6),
+            round((self._rate_mbit or 0) * 1e6 / 8),
+            round(self._queue_ms * 1000),
+            *self._burst,
+            self._seed or 0,
+        )
+        return [str(_compiled_relay()), *map(str, figures)]
 
     def close(self) -> None:
         """End everything that was started, remove everything that was made."""
@@ -274,6 +301,26 @@ class Lab:
                 left.append(path.name)
         _remove(left)
         return sorted(left)
+
+
+@functools.cache
+def _compiled_relay() -> Path:
+    """The relay in C, compiled once for this process. Raises LabError."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise LabError("there is no C compiler, which measurements on a bad link need: apt-get install gcc")
+    directory = tempfile.mkdtemp(prefix="evrelay-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    made = Path(directory, "relay")
+    done = subprocess.run(
+        [compiler, "-O2", "-o", str(made), str(Path(__file__).with_name("relay.c"))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise LabError(f"the relay does not compile: {done.stderr.strip()[:300]}")
+    return made
 
 
 def _remove(names: Sequence[str]) -> None:

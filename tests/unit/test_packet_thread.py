@@ -85,3 +85,23 @@ async def test_cancelling_ends_the_thread() -> None:
             nursery.start_soon(thread.run)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
+
+
+async def test_a_timer_is_called_when_its_time_is_over_and_after_each_turn(nursery: trio.Nursery) -> None:
+    thread = PacketThread()
+    calls = 0
+    enough = trio.Event()
+
+    def timer() -> float | None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            thread.in_trio(enough.set)
+        return 0.002 if calls < 5 else None
+
+    thread.add_timer(timer)
+    nursery.start_soon(thread.run)
+    with trio.fail_after(5):
+        await enough.wait()
+    await trio.sleep(0.02)
+    assert calls == 5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import msgspec
+
 from edgevpn.proto.messages.base import Message
 
 
@@ -14,8 +16,8 @@ class PathsRequest(Message, frozen=True):
 class PathState(Message, frozen=True):
     """How packets reach a peer: `kind` "datagram", "stream", "edgevpn-stream" or "none".
 
-    `address`: where datagrams go; `rtt_s`: their round trip; `why`: why it is this kind. Counters since the tun actor
-    began.
+    `address`: where datagrams go; `rtt_s`: their round trip; `why`: why it is this kind. `repair`: what became of
+    lost datagrams, empty where there is no repair. Counters since the tun actor began.
     """
 
     peer_id: str
@@ -28,6 +30,7 @@ class PathState(Message, frozen=True):
     address: str = ""
     rtt_s: float = 0.0
     why: str = ""
+    repair: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Paths(Message, frozen=True):

@@ -1,0 +1,321 @@
+"""The receiving side of repair: which datagrams are missing, what parity brings back, what to ask for. Pure.
+
+Everything that comes is delivered at once and in whatever order; here only numbers are kept, and, while the way loses
+datagrams, what was received lately. A hole is closed by what comes late, by parity, or by a copy that was asked for:
+
+    seen        a later train came, or a part of its own. For GUARD it may just be late
+    confirmed   lost. With parity running it waits HOLD more for that, or until a parity could not help
+    asked for   again each 1.15 measured round trips, TRIES times at most
+    given up    after that, or GIVE_UP after it was seen; or at once when a full queue made it
+
+A queue that is full makes losses by which TCP inside learns the way's rate: those stay. The sender's stamps tell how
+far the delay is above the least of the last minute (as in RFC 6817); a loss at more than FULL of the highest such delay
+of the last minute, and more than FLOOR, is taken as made by the queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import Final
+
+from edgevpn.proto.datagram import HEAD, INDEX_BITS, OVERHEAD
+from edgevpn.proto.datagram_repair import WHOLE, Parity, Range, Report, Stamp, write_asks, write_report
+
+GUARD: Final = 0.002
+HOLD: Final = 0.006
+TRIES: Final = 4
+GIVE_UP: Final = 1.0
+AGAIN: Final = 1.15  # round trips between asks
+FLOOR: Final = 0.008  # seconds of queue below which no loss is taken as its making
+FULL: Final = 0.85
+REPORT_EACH: Final = 0.05
+TICK: Final = 0.002
+_MAX_HOLES = 2048
+_MAX_GAP = 1024  # trains
+_KEPT_BYTES, _KEPT_FOR = 4 << 20, 0.1
+_HALVES = 32
+_MOST_EXCESS = 0.5  # seconds; more is no queue
+_HALF_MINUTE = 30.0
+_PARITY_GONE = 1.0  # seconds without parity after which nothing is kept
+
+
+class _Hole:
+    """What of a train has not come; `mask` -1: all of it, and how much that is is not known.
+
+    Of a train that is just coming only what is below `top` is missing, until nothing more came for GUARD.
+    """
+
+    __slots__ = ("asked_at", "confirmed", "covered", "grown", "mask", "noticed", "top", "tries")
+
+    def __init__(self, mask: int, now: float, top: int) -> None:
+        self.mask = mask
+        self.top = top
+        self.grown = now  # when something of it came last
+        self.noticed = now if top < 0 or mask & (1 << top) - 1 else -1.0
+        self.confirmed = False
+        self.covered = False  # a parity came that did not help
+        self.asked_at = 0.0
+        self.tries = 0
+
+
+class QueueDelay:
+    """How long the way's queue is now, from stamps of the sender's clock (microseconds): seconds above the least."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._anchor: int | None = None
+        self._least = [0.0, 0.0]  # of this half minute, and the one before
+        self._most = [0.0, 0.0]
+        self._since = 0.0
+
+    def on_stamp(self, time: int, now: float, excess: float = 0.0) -> None:
+        """`excess`: how far the delay was above the least when the first came, as far as is known."""
+        arrived = int(now * 1e6)
+        if self._anchor is None:
+            self._anchor = (arrived - time) & 0xFFFFFFFF
+            self._since = now
+            self._least = [-excess, -excess]
+        late = ((arrived - time - self._anchor + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
+        delay = late / 1e6
+        if now - self._since > _HALF_MINUTE:
+            self._least, self._most, self._since = [delay, self._least[0]], [0.0, self._most[0]], now
+        self._least[0] = min(self._least[0], delay)
+        self.now = max(0.0, delay - min(self._least))
+        self._most[0] = max(self._most[0], self.now)
+
+    @property
+    def is_full(self) -> bool:
+        return self.now > FLOOR and self.now > FULL * max(self._most)
+
+
+class RepairReceiver:
+    """For one session. `counters`: what became of what was lost."""
+
+    def __init__(self, head: bytes, room: int, rtt: float) -> None:
+        """`head`: the session's number, 4 bytes; `room`: of a control message; `rtt`: the least that was seen."""
+        self._head = head
+        self._room = room
+        self.rtt = self._least_rtt = rtt
+        self._asked_at = 0.0
+        self.next = 1  # the newest train that is known of, and one
+        self.holes: dict[int, _Hole] = {}
+        self.queue = QueueDelay()
+        self.counters = {"repaired_by_parity": 0, "repaired_by_copy": 0, "left_to_the_queue": 0, "given_up": 0}
+        self.received = self.lost = self.runs = 0
+        self._kept: dict[int, list[tuple[int, int, bytes]]] = {}
+        self._order: deque[tuple[int, int, float]] = deque()
+        self._kept_bytes = 0
+        self._halves: dict[tuple[Range, ...], Parity] = {}
+        self._parity_at = 0.0
+        self._stamp: tuple[int, float] | None = None  # the newest, and when it came
+        self._reported = 0.0
+
+    # --- what comes
+
+    def expects_parity(self, now: float) -> bool:
+        """Whether what comes is to be kept."""
+        return now < self._parity_at + _PARITY_GONE
+
+    def on_run(self, train: int, first: int, count: int, whole: int, now: float) -> None:
+        """`count` datagrams from index `first` of a train of `whole` came, and were new."""
+        self.received += count
+        if train == self.next and count == whole:
+            self.next = train + 1
+            return
+        full = (1 << whole) - 1
+        mask = full & ~((1 << count) - 1 << first)
+        if train >= self.next:
+            if self.next > 1:  # the first train that comes is where it begins
+                self._skip_to(train, now)
+            self.next = train + 1
+            if mask and len(self.holes) < _MAX_HOLES:
+                self.holes[train] = _Hole(mask, now, first + count)
+            return
+        hole = self.holes.get(train)
+        if hole is None:
+            return
+        before = hole.mask & full
+        hole.mask = before & mask
+        if hole.tries:
+            self.counters["repaired_by_copy"] += (before & ~mask).bit_count()
+            rtt = now - hole.asked_at
+            if hole.tries == 1 and rtt > 0.9 * self._least_rtt:  # else it was late, not sent again
+                self.rtt += (rtt - self.rtt) / 8
+        if not hole.mask:
+            del self.holes[train]
+            return
+        hole.grown = now
+        hole.top = max(hole.top, first + count)
+        if hole.noticed < 0 and hole.mask & (1 << hole.top) - 1:
+            hole.noticed = now
+
+    def _skip_to(self, train: int, now: float) -> None:
+        """All trains from `next` to before this one are holes."""
+        begin = max(self.next, train - _MAX_GAP)
+        for missing in range(begin, train):
+            if len(self.holes) >= _MAX_HOLES:
+                break
+            self.holes[missing] = _Hole(-1, now, -1)
+
+    def keep(self, train: int, first: int, length: int, data: bytes, now: float) -> None:
+        """Datagrams of `length` bytes each (the last maybe shorter), as they came, from index `first` on."""
+        self._kept.setdefault(train, []).append((first, length, data))
+        self._order.append((train, len(data), now))
+        self._kept_bytes += len(data)
+        self.expire(now)
+
+    def expire(self, now: float) -> None:
+        """Forget what is too old."""
+        while self._order and (self._kept_bytes > _KEPT_BYTES or now - self._order[0][2] > _KEPT_FOR):
+            old, size, _ = self._order.popleft()
+            self._kept_bytes -= size
+            self._kept.pop(old, None)
+
+    def _on_time(self, time: int, now: float) -> None:
+        # The first comes as the answer to an ask: that gives a round trip, and the queue in it.
+        excess = now - self._asked_at - self._least_rtt
+        self.queue.on_stamp(time, now, excess if 0 < excess < _MOST_EXCESS else 0.0)
+        self._stamp = time, now
+
+    def on_stamp(self, stamp: Stamp, now: float) -> None:
+        self._on_time(stamp.time, now)
+        if self.next <= stamp.newest < self.next + _MAX_GAP:
+            self._skip_to(stamp.newest + 1, now)
+            self.next = stamp.newest + 1
+
+    # --- parity
+
+    def on_parity(self, parity: Parity, now: float) -> bytes | None:
+        """The datagram that it brings back, if one. It is not known to be genuine before it is opened."""
+        self._on_time(parity.time, now)
+        self._parity_at = now
+        newest = max(one.train for one in parity.ranges)
+        if self.next <= newest < self.next + _MAX_GAP:
+            self._skip_to(newest + 1, now)
+            self.next = newest + 1
+        missing = self._missing_of(parity)
+        if not missing:
+            return None
+        for train in {train for train, _ in missing}:
+            hole = self.holes[train]
+            hole.covered = True
+            self._confirm(train, hole, now)
+        missing = [one for one in missing if one[0] in self.holes]  # but those that the queue made
+        if len(missing) != 1:
+            return None
+        whole = self._whole_of(parity)
+        return None if whole is None else self._bring_back(whole, *missing[0])
+
+    def _missing_of(self, parity: Parity) -> list[tuple[int, int]]:
+        """Train and index of those of the group that have not come."""
+        missing = []
+        for train, first, count in parity.ranges:
+            hole = self.holes.get(train)
+            if hole is not None:
+                last = first + count * parity.step
+                missing += [(train, i) for i in range(first, last, parity.step) if hole.mask >> i & 1]
+        return missing
+
+    def _whole_of(self, parity: Parity) -> Parity | None:
+        """A parity that is larger than a datagram comes in two pieces."""
+        if len(parity.data) == parity.size:
+            return parity
+        other = self._halves.pop(parity.ranges, None)
+        if other is None:
+            if len(self._halves) >= _HALVES:
+                del self._halves[next(iter(self._halves))]
+            self._halves[parity.ranges] = parity
+            return None
+        low, high = (parity, other) if parity.offset < other.offset else (other, parity)
+        if low.offset or high.offset != len(low.data) or high.offset + len(high.data) != parity.size:
+            return None
+        return replace(parity, offset=0, data=low.data + high.data)
+
+    def _bring_back(self, parity: Parity, lost: int, index: int) -> bytes | None:
+        value, length = int.from_bytes(parity.data, "little"), parity.lengths
+        for train, first, count in parity.ranges:
+            for i in range(first, first + count * parity.step, parity.step):
+                if (train, i) != (lost, index):
+                    sealed = self._sealed(train, i)
+                    if sealed is None:
+                        return None
+                    value ^= int.from_bytes(sealed, "little")
+                    length ^= len(sealed)
+        if not OVERHEAD - HEAD < length <= len(parity.data):
+            return None
+        if value.bit_length() > 8 * length:
+            return None
+        data = value.to_bytes(length, "little")
+        self.counters["repaired_by_parity"] += 1
+        return self._head + (lost << INDEX_BITS | index).to_bytes(8, "big") + data
+
+    def _sealed(self, train: int, index: int) -> bytes | None:
+        for first, length, data in self._kept.get(train, ()):
+            at = (index - first) * length
+            if 0 <= at < len(data):
+                return data[at + HEAD : at + length]
+        return None
+
+    # --- time
+
+    def _confirm(self, train: int, hole: _Hole, now: float) -> None:
+        """It is lost: count it, and leave it if the queue made it."""
+        if hole.confirmed:
+            return
+        hole.confirmed = True
+        if self.queue.is_full:
+            self.counters["left_to_the_queue"] += max(1, hole.mask.bit_count() if hole.mask > 0 else 1)
+            del self.holes[train]
+            return
+        lost = self._missing(train, hole, now)
+        if lost < 0:
+            self.lost, self.runs = self.lost + 1, self.runs + 1
+        else:
+            self.lost += lost.bit_count()
+            self.runs += (lost & ~(lost << 1)).bit_count()
+
+    def _missing(self, train: int, hole: _Hole, now: float) -> int:
+        """What of it should have come by now."""
+        is_coming = train == self.next - 1 and now - hole.grown < GUARD
+        return hole.mask & (1 << hole.top) - 1 if is_coming and hole.top >= 0 else hole.mask
+
+    def tick(self, now: float) -> list[bytes]:
+        """Messages that are due. Wanted each TICK while there are holes, and with each stamp."""
+        wanted: list[tuple[int, int]] = []
+        hold = GUARD + (HOLD if now - self._parity_at < 0.1 else 0.0)
+        pause = AGAIN * self.rtt
+        for train, hole in list(self.holes.items()):
+            if hole.noticed < 0:
+                if train == self.next - 1 and now - hole.grown < GUARD:
+                    continue
+                hole.noticed = hole.grown
+            age = now - hole.noticed
+            if age < GUARD:
+                continue
+            self._confirm(train, hole, now)
+            if train not in self.holes or (age < hold and not hole.covered):
+                continue
+            if hole.tries and now - hole.asked_at < pause:
+                continue
+            if hole.tries >= TRIES or age > GIVE_UP:
+                self.counters["given_up"] += 1
+                del self.holes[train]
+                continue
+            hole.tries += 1
+            hole.asked_at = now
+            wanted.append((train, max(WHOLE, self._missing(train, hole, now))))
+        if wanted:
+            self._asked_at = now
+        messages = write_asks(sorted(wanted), self._room) if wanted else []
+        if self._stamp is not None and now - self._reported >= REPORT_EACH:
+            time, at = self._stamp
+            held = int((now - at) * 1e6)
+            delay = int(self.queue.now * 1e6)
+            messages.append(write_report(Report(time, held, self.received, self.lost, self.runs, delay)))
+            self._stamp, self._reported = None, now
+        return messages
+
+    def is_busy(self) -> bool:
+        """Whether ticks are wanted."""
+        return bool(self.holes) or self._stamp is not None

@@ -1,0 +1,384 @@
+"""scripts/bench: throughput and latency of the datagram path beside the raw link and other VPNs, in one run.
+
+Each row is a lab of its own (namespaces.py, the relay in C). In it all contestants stand at the same time and take
+turns, so that what drifts drifts for all. A turn is one TCP stream (cubic) with 200 pings a second beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from scripts.labkit import traffic
+from scripts.labkit.namespaces import Lab, LabError, Node
+from scripts.labkit.nodes import Vpn, new_token
+
+_EPILOG = """examples:
+  scripts/bench repair                            the table of losses, about 8 minutes
+  scripts/bench repair --rows 20ms-1% --tries 3
+  scripts/bench fair clean --json
+  scripts/bench --realtime repair                 before everything else on this machine, which may be busy
+
+Others that run when they are here: wireguard-go (apt-get install --no-install-recommends wireguard-go wireguard-tools,
+or its path in WIREGUARD_GO_BIN).
+"""
+SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class Way:
+    """A path: round trip in ms, loss as a fraction, a burst lost of so many."""
+
+    name: str
+    rtt_ms: float
+    loss: float
+    burst: tuple[int, int] = (0, 0)
+    rate_mbit: float | None = 200.0
+    goal: float = 0.0
+
+
+WAYS = (
+    Way("20ms-0%", 20, 0.0),
+    Way("20ms-0.1%", 20, 0.001, goal=150),
+    Way("20ms-0.5%", 20, 0.005, goal=150),
+    Way("20ms-1%", 20, 0.01, goal=150),
+    Way("20ms-2%", 20, 0.02, goal=130),
+    Way("80ms-0.5%", 80, 0.005, goal=130),
+    Way("80ms-1%", 80, 0.01, goal=130),
+    Way("20ms-burst", 20, 0.0, (5, 200), goal=100),
+)
+
+
+@dataclass
+class Contestant:
+    """Something that carries packets from the second node to the address on the first. `pids`: whose CPU counts."""
+
+    name: str
+    address: str
+    pids: Callable[[], list[int]] = list
+    mbit: list[float] = field(default_factory=list)
+    pings: list[traffic.PingResult] = field(default_factory=list)
+    cpu_s_per_gb: list[float] = field(default_factory=list)
+
+
+def percentile(values: Sequence[float], fraction: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * fraction))] if ordered else float("inf")
+
+
+def spread(values: Sequence[float], digits: int = 1) -> dict[str, float]:
+    if not values:
+        return {}
+    return {
+        "min": round(min(values), digits),
+        "median": round(statistics.median(values), digits),
+        "max": round(max(values), digits),
+    }
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """Of processes that run: user and system."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+# --- contestants
+
+
+def ours(stack: ExitStack, lab: Lab, number: int, repair: str) -> Contestant:
+    """Two of our nodes, in a network of their own."""
+    token, name = new_token(), f"evb{number}"
+    pair = []
+    for k in (1, 2):
+        flags = ("--dht=false", f"--repair={repair}", "--mtu=1420", f"--interface={name}", "--path=datagram")
+        vpn = Vpn(lab.node(k), token, f"10.{number}.0.{k}/24", *flags)
+        stack.callback(vpn.close)
+        pair.append(vpn)
+    address = f"10.{number}.0.1"
+    traffic.first_answer(lab.node(2), address, name, 30)
+    return Contestant(f"ours, repair {repair}", address, lambda: [vpn.pid_of("tun") for vpn in pair])
+
+
+def wireguard(lab: Lab, number: int) -> Contestant | None:
+    """wireguard-go, if it is here."""
+    program = os.environ.get("WIREGUARD_GO_BIN") or shutil.which("wireguard-go")
+    if not program or shutil.which("wg") is None:
+        return None
+    keys = [subprocess.run(["wg", "genkey"], capture_output=True, check=True).stdout for _ in (1, 2)]
+    publics = [subprocess.run(["wg", "pubkey"], input=key, capture_output=True, check=True).stdout for key in keys]
+    name = f"evw{os.getpid() % 10000}"
+    processes = []
+    for k in (1, 2):
+        node = lab.node(k)
+        device = f"{name}x{k}"
+        processes.append(node.popen([program, "-f", device], env=os.environ | {"LOG_LEVEL": "silent"}))
+        wait_for_device(node, device)
+        private = f"/dev/shm/{device}"  # noqa: S108 - the name is ours, and it goes at once
+        descriptor = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(descriptor, keys[k - 1])
+            other = lab.node(3 - k)
+            words = ["wg", "set", device, "listen-port", "51820", "private-key", private]
+            words += ["peer", publics[2 - k].decode().strip(), "allowed-ips", f"10.{number}.0.0/24"]
+            node.run([*words, "endpoint", f"{other.address}:51820"])
+        finally:
+            os.close(descriptor)
+            os.unlink(private)
+        node.run(["ip", "addr", "add", f"10.{number}.0.{k}/24", "dev", device])
+        node.run(["ip", "link", "set", device, "mtu", "1420", "up"])
+    traffic.first_answer(lab.node(2), f"10.{number}.0.1", f"{name}x2", 10)
+    return Contestant("wireguard-go", f"10.{number}.0.1", lambda: [one.pid for one in processes])
+
+
+def wait_for_device(node: Node, device: str) -> None:
+    def is_there() -> bool:
+        return device in node.run(["ip", "-br", "link"]).stdout
+
+    traffic.wait_for(is_there, 5, what=f"the device {device}")
+
+
+@contextlib.contextmanager
+def contest(way: Way, *, others: bool = True) -> Iterator[tuple[Lab, list[Contestant]]]:
+    with ExitStack() as stack:
+        lab = stack.enter_context(
+            Lab(2, delay_ms=way.rtt_ms / 2, loss=way.loss, rate_mbit=way.rate_mbit, burst=way.burst, fast=True, seed=1)
+        )
+        found = [Contestant("raw", lab.node(1).address)]
+        found += [ours(stack, lab, 11, "auto"), ours(stack, lab, 12, "off")]
+        other = wireguard(lab, 13) if others else None
+        yield lab, [*found, *([other] if other else [])]
+
+
+# --- turns
+
+
+def turn(lab: Lab, one: Contestant, seconds: float, *options: str) -> None:
+    """A stream, and pings beside it."""
+    pinging = traffic.Pinging(lab.node(2), one.address, 0.005)
+    pids = one.pids()
+    before = cpu_seconds(pids)
+    mbit = traffic.iperf3(lab.node(1), lab.node(2), one.address, seconds, "-C", "cubic", *options)
+    used = cpu_seconds(pids) - before
+    one.pings.append(pinging.finish())
+    one.mbit.append(mbit)
+    if pids:
+        one.cpu_s_per_gb.append(used / max(1e-9, mbit * seconds / 8000))
+
+
+def described(one: Contestant) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": one.name, "mbit": spread(one.mbit)}
+    if one.pings:
+        rtts = [rtt for result in one.pings for rtt in result.rtts_ms]
+        found["ping_ms"] = {"median": round(statistics.median(rtts), 2), "p99": round(percentile(rtts, 0.99), 2)}
+        sent, received = sum(p.sent for p in one.pings), sum(p.received for p in one.pings)
+        found["pings_lost"] = round(1 - received / max(1, sent), 4)
+    if one.cpu_s_per_gb:
+        found["cpu_s_per_gb"] = spread(one.cpu_s_per_gb, 2)
+    return found
+
+
+def bench_repair(options: argparse.Namespace, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The table of losses."""
+    rows = []
+    for way in WAYS:
+        if options.rows and way.name not in options.rows:
+            continue
+        with contest(way) as (lab, contestants):
+            for _ in range(options.tries):
+                for one in contestants:
+                    turn(lab, one, options.seconds)
+            row = {"row": way.name, "goal_mbit": way.goal, "found": [described(one) for one in contestants]}
+        rows.append(row)
+        show(row, say)
+    return rows
+
+
+def bench_fair(options: argparse.Namespace, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """50 Mbit/s without random loss: a stream inside and a raw one beside it."""
+    way = Way("50mbit-beside-raw", 20, 0.0, rate_mbit=50.0)
+    with contest(way, others=False) as (lab, (_, with_repair, without)):
+        beside: dict[str, list[float]] = {with_repair.name: [], without.name: []}
+        for _ in range(options.tries):
+            for one in (with_repair, without):
+                inside, raw = two_streams(lab, one.address, lab.node(1).address, 2 * options.seconds)
+                one.mbit.append(inside)
+                beside[one.name].append(raw)
+        found = [described(one) | {"raw_beside_mbit": spread(beside[one.name])} for one in (with_repair, without)]
+        ratio = statistics.median(with_repair.mbit) / statistics.median(without.mbit)
+    row = {"row": way.name, "found": found, "on_to_off": round(ratio, 3), "goal_on_to_off": "<= 1.5"}
+    show(row, say)
+    return [row]
+
+
+def two_streams(lab: Lab, first: str, second: str, seconds: float) -> tuple[float, float]:
+    """Mbit/s of two streams at the same time, from the second node to two addresses of the first."""
+    server, client = lab.node(1), lab.node(2)
+    listening, sending = [], []
+    for number, address in enumerate((first, second)):
+        port = str(5301 + number)
+        listening.append(server.popen(["iperf3", "-s", "-1", "-B", address, "-p", port]))
+        wait_for_port(server, port)
+        words = ["iperf3", "-J", "-c", address, "-p", port, "-t", f"{seconds:g}", "-C", "cubic"]
+        sending.append(client.popen(words, stdout=subprocess.PIPE))
+    results = []
+    for process in sending:
+        output = process.communicate(timeout=seconds + 30)[0]
+        results.append(float(json.loads(output)["end"]["sum_received"]["bits_per_second"]) / 1e6)
+    for process in listening:
+        server.stop(process, grace=0.5)
+    return results[0], results[1]
+
+
+def wait_for_port(server: Node, port: str) -> None:
+    def listens() -> str:
+        return server.run(["ss", "-Hltn", f"sport = :{port}"]).stdout.strip()
+
+    traffic.wait_for(listens, 5, what=f"a server at port {port}")
+
+
+def bench_clean(options: argparse.Namespace, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """A clean veth: one stream, eight, small packets, pings, CPU and memory."""
+    rows = []
+    way = Way("clean", 0, 0.0, rate_mbit=None)
+    with contest(way) as (lab, contestants):
+        idle = {one.name: traffic.ping(lab.node(2), one.address, 100, 0.02) for one in contestants}
+        for _ in range(options.tries):
+            for one in contestants:
+                turn(lab, one, options.seconds / 2)
+        row: dict[str, Any] = {"row": "clean, one stream", "found": [described(one) for one in contestants]}
+        for found, one in zip(row["found"], contestants, strict=True):
+            found["idle_ping_ms"] = round(idle[one.name].median_ms, 3)
+            found["rss_mb"] = [round(resident(pid) / 1e6, 1) for pid in one.pids()]
+        pairs = list(zip(contestants[1].mbit, contestants[2].mbit, strict=True))
+        row["on_to_off"] = round(statistics.median(on / off for on, off in pairs), 3)
+        row["goal_on_to_off"] = ">= 0.97"
+        rows.append(row)
+        show(row, say)
+        for one in contestants:
+            one.mbit, one.pings, one.cpu_s_per_gb = [], [], []
+        for _ in range(options.tries):
+            for one in contestants:
+                turn(lab, one, options.seconds / 2, "-P", "8")
+        row = {"row": "clean, eight streams", "found": [described(one) for one in contestants]}
+        rows.append(row)
+        show(row, say)
+        found = []
+        for one in contestants:
+            packets = [small_packets(lab, one.address, options.seconds / 2) for _ in range(options.tries)]
+            found.append({"name": one.name, "packets_per_s": spread(packets, 0)})
+        row = {"row": "clean, UDP of 100 bytes", "found": found}
+        rows.append(row)
+        show(row, say)
+    return rows
+
+
+def small_packets(lab: Lab, address: str, seconds: float) -> float:
+    """Packets of 100 bytes a second that arrived, of as many as iperf3 can send."""
+    server, client = lab.node(1), lab.node(2)
+    listening = server.popen(["iperf3", "-s", "-1", "-B", address])
+    wait_for_port(server, "5201")
+    words = ["iperf3", "-J", "-c", address, "-u", "-b", "0", "-l", "100", "-t", f"{seconds:g}"]
+    done = client.run(words, timeout=seconds + 20, check=False)
+    server.stop(listening, grace=0.5)
+    try:
+        total = json.loads(done.stdout)["end"]["sum"]
+        return float(total["packets"] - total["lost_packets"]) / float(total["seconds"])
+    except (ValueError, KeyError) as exc:
+        raise LabError(f"iperf3 gave no result: {done.stdout[-200:]}") from exc
+
+
+def resident(pid: int) -> int:
+    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def show(row: dict[str, Any], say: Callable[[str], None]) -> None:
+    """One row of the table, a line for each contestant."""
+    say(row["row"] + (f"   goal: {row['goal_mbit']:g} Mbit/s" if row.get("goal_mbit") else ""))
+    for one in row["found"]:
+        parts = [f"  {one['name']:<18}"]
+        for name, unit in (
+            ("mbit", "Mbit/s"),
+            ("raw_beside_mbit", "Mbit/s raw beside"),
+            ("packets_per_s", "packets/s"),
+        ):
+            if one.get(name):
+                parts.append("{min:>8g} {median:>8g} {max:>8g} ".format(**one[name]) + unit)
+        if "ping_ms" in one:
+            parts.append(f"ping {one['ping_ms']['median']:g}, p99 {one['ping_ms']['p99']:g} ms")
+        if "idle_ping_ms" in one:
+            parts.append(f"idle {one['idle_ping_ms']:g} ms")
+        if one.get("cpu_s_per_gb"):
+            parts.append(f"{one['cpu_s_per_gb']['median']:g} CPU s/GB")
+        if one.get("rss_mb"):
+            parts.append(f"RSS {max(one['rss_mb']):g} MB")
+        say("  ".join(parts))
+    if "on_to_off" in row:
+        say(f"  repair on to off: {row['on_to_off']}   goal: {row['goal_on_to_off']}")
+
+
+WHAT: dict[str, Callable[[argparse.Namespace, Callable[[str], None]], list[dict[str, Any]]]] = {
+    "repair": bench_repair,
+    "fair": bench_fair,
+    "clean": bench_clean,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Compare ours, with and without repair, with the raw link and other VPNs, in namespaces.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", nargs="*", help=f"some of {', '.join(WHAT)} (all)")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", help=f"of repair: {', '.join(w.name for w in WAYS)}".replace("%", "%%")
+    )
+    parser.add_argument("--tries", type=int, default=3, help="turns of each contestant (3)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of a turn ({SECONDS:g})")
+    parser.add_argument("--realtime", action="store_true", help="run before everything else on this machine")
+    parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout, progress on stderr")
+    options = parser.parse_args()
+    unknown = [name for name in options.what if name not in WHAT]
+    unknown += [name for name in options.rows or () if name not in {way.name for way in WAYS}]
+    if unknown:
+        parser.error(f"there is no {', '.join(unknown)}")
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    if options.realtime:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    say(f"{os.cpu_count()} cores, Linux {os.uname().release}, {time.strftime('%Y-%m-%d')}; min, median, max")
+    found = {}
+    try:
+        for name in options.what or WHAT:
+            found[name] = WHAT[name](options, say)
+    except LabError as exc:
+        print(f"bench: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        print(json.dumps(found, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
