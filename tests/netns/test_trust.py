@@ -143,15 +143,20 @@ def test_go_s_word_on_the_public_topic_lets_its_author_in_unless_only_fresh_proo
     wait_for(lambda: len(trusted(one)) == 1, 20, what="the two to trust each other")  # type: ignore[arg-type]
     me = go.wait_for_state("up")["peer_id"]
     wait_for(lambda: len(go.json("peers")) == 2, 15, what="two connections")
-    say = f"""
+    seal = f"""
 from edgevpn.proto.messages import Seal, Sealed
 async with actor.client("sealer").watch("windows") as updates:
     topic = (await anext(updates)).items["current"].public_topic
 
-await gossip.join(topic)
+word = Seal(b"challenge", annotations={{"sigs": {peerguard.sign(key)!r}}})
+sealed = await actor.client("sealer").call(word, Sealed)
+print(topic, sealed.data.hex())
+"""
+    topic, data = go.ask("repl", "ledger", "-c", seal).stdout.split()
+    say = f"""
+await gossip.join({topic!r})
 await trio.sleep(1.5)
-sealed = await actor.client("sealer").call(Seal(b"challenge", annotations={{"sigs": {peerguard.sign(key)!r}}}), Sealed)
-await gossip.publish(topic, sealed.data)
+await gossip.publish({topic!r}, bytes.fromhex({data!r}))
 """
     go.ask("repl", "gossip", "-c", say)
     wait_for(lambda: trusted(one).get(me) in ("message", "zone"), 10, what="the word to be heard")  # type: ignore[attr-defined]
