@@ -86,7 +86,8 @@ def test_what_was_written_just_before_the_end_is_there_after_a_restart(
     flags = ("--dht=false", f"--ledger-state={tmp_path}")
     vpn = start(lab.node(1), token, "10.1.0.1/24", *flags)
     vpn.wait_for_state("joining")
-    vpn.ask("repl", "ledger", "-c", "ledger._write('notes', 'k', '\"v\"') and ledger._note_change()")
+    code = """import time; state.announce("notes", "k", "\\"v\\"", time.time()) and ledger._show()"""
+    vpn.ask("repl", "ledger", "-c", code)
     assert vpn.stop() == 0
     again = start(lab.node(1), token, "10.1.0.1/24", *flags)
     again.wait_for_state("joining")

@@ -198,7 +198,7 @@ def test_tasks_and_stats_tell_what_the_actor_does(terminal: Terminal, vpn: Vpn) 
     attach(terminal, vpn)
     terminal.type("tasks()")
     screen = terminal.wait_for("(this prompt)")
-    [line] = [line for line in screen.splitlines() if "LedgerActor.keep_alive" in line]
+    [line] = [line for line in screen.splitlines() if "LedgerActor.watch_clock" in line]
     assert "actors/ledger.py:" in line
     terminal.type("stats()['entries']")
     terminal.wait_for("\n2\n")
