@@ -34,12 +34,12 @@ class RefusedError(NodeUnreachableError):
 class Direct:
     """One connection to the actor `name` of the node in `run_dir`, on which `first` was sent."""
 
-    def __init__(self, run_dir: Path, name: str, first: Frame) -> None:
+    def __init__(self, run_dir: Path, name: str, first: Frame, timeout: float = TIMEOUT) -> None:
         """Raises AbsentError, SilentError."""
         self._name = name
         self._buffer = bytearray()
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self.socket.settimeout(TIMEOUT)
+        self.socket.settimeout(timeout)
         try:
             try:
                 self.socket.connect(os.fspath(run_dir / f"{name}.sock"))
@@ -99,9 +99,9 @@ class Direct:
         return found
 
 
-def ask(run_dir: Path, name: str, request: Body, reply: type[M]) -> M:
-    """One request. Raises AbsentError, SilentError, RefusedError."""
-    connection = Direct(run_dir, name, Request(request))
+def ask(run_dir: Path, name: str, request: Body, reply: type[M], timeout: float = TIMEOUT) -> M:
+    """One request; `timeout`: seconds for each step of it. Raises AbsentError, SilentError, RefusedError."""
+    connection = Direct(run_dir, name, Request(request), timeout)
     try:
         return connection.answer(reply)
     finally:

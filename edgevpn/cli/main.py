@@ -52,6 +52,9 @@ COMMANDS: dict[str, Command] = {
         "edgevpn.cli.peergater:peergater", "peergater COMMAND", "Make keys for --peerguard, and say which ones count"
     ),
     "unit": Command("edgevpn.cli.unit:unit", "unit", "Print a systemd unit for this installation"),
+    "completion": Command(
+        "edgevpn.cli.completion:completion", "completion SHELL", "Print a completion script for bash, zsh or fish"
+    ),
     "api-url": Command("edgevpn.cli.api_url:api_url", "api-url", "Show where the dashboard is, with its token"),
     "repl": Command("edgevpn.cli.repl:repl", "repl NAME [-c CODE]", "Open a Python prompt inside a running actor"),
 }
