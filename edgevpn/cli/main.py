@@ -52,6 +52,11 @@ COMMANDS: dict[str, Command] = {
         "edgevpn.cli.peergater:peergater", "peergater COMMAND", "Make keys for --peerguard, and say which ones count"
     ),
     "unit": Command("edgevpn.cli.unit:unit", "unit", "Print a systemd unit for this installation"),
+    "config": Command(
+        "edgevpn.cli.config_check:config",
+        "config check [FILE] [COMMAND] [FLAGS]",
+        "Check a network config and a node's flags without starting it",
+    ),
     "completion": Command(
         "edgevpn.cli.completion:completion", "completion SHELL", "Print a completion script for bash, zsh or fish"
     ),
@@ -171,7 +176,7 @@ def _start(name: str, given: dict[str, list[str]], words: list[str]) -> int:
         if flag not in known:
             raise UsageError(f"--{flag} does not go with `edgevpn {name}`, which makes no interface")
     settings = settle(table, given | more, os.environ)
-    purpose: Purpose = _load(command.purpose)(settings, rest)
+    purpose: Purpose = load_named(command.purpose)(settings, rest)
     _tell(notices(table, settings.given))
     return _bring_up(settings, purpose, vpn=False)
 
@@ -218,10 +223,10 @@ def _ask(name: str, given: dict[str, list[str]], words: list[str]) -> int:
 
 def load(name: str) -> Any:
     """The click command `name` of COMMANDS."""
-    return _load(COMMANDS[name].target)
+    return load_named(COMMANDS[name].target)
 
 
-def _load(target: str) -> Any:
+def load_named(target: str) -> Any:
     """What "module:name" names."""
     import importlib
 

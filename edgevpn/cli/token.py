@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgevpn.cli.flags import Settings
 from edgevpn.errors import EdgevpnError, SetupError, UsageError
@@ -30,8 +30,22 @@ def read(settings: Settings, stdin: Callable[[int], bytes] | None = None) -> Net
 
     `stdin(n)` reads at most n bytes; the process's standard input by default.
     """
-    from edgevpn.proto.network_config import parse_config_yaml, parse_token
+    return parse(*read_text(settings, stdin))
 
+
+class Text(NamedTuple):
+    """What was read, unchecked. `name`: config or token. `origin`: where it came from, as it may be shown."""
+
+    name: str
+    origin: str
+    text: str
+
+    def __repr__(self) -> str:
+        return f"Text({self.name}, {self.origin}, <secret>)"
+
+
+def read_text(settings: Settings, stdin: Callable[[int], bytes] | None = None) -> Text:
+    """The text of it. Raises UsageError or SetupError."""
     name = _which(settings)
     value: str = settings.values[name]
     origin = settings.given[name]
@@ -45,6 +59,13 @@ def read(settings: Settings, stdin: Callable[[int], bytes] | None = None) -> Net
         text = value
     if not text.strip():
         raise UsageError(f"{origin} is empty: it should hold a network {name}")
+    return Text(name, origin, text)
+
+
+def parse(name: str, origin: str, text: str) -> NetworkConfig:
+    """What a `Text` holds. Raises UsageError."""
+    from edgevpn.proto.network_config import parse_config_yaml, parse_token
+
     try:
         return parse_config_yaml(text) if name == "config" else parse_token(text.strip())
     except EdgevpnError as exc:

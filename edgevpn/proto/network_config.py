@@ -155,6 +155,19 @@ def parse_config_yaml(text: str | bytes) -> NetworkConfig:
     return config
 
 
+def unknown_keys(text: str | bytes) -> list[str]:
+    """Dotted paths of the keys in a config's YAML that mean nothing, at most MAX_UNKNOWN. They may be anything.
+
+    Raises UsageError where parse_config_yaml does because of the YAML.
+    """
+    return read_values(text, _FIELDS).unknown
+
+
+def known_keys() -> list[str]:
+    """Dotted paths of the keys that a config may have."""
+    return [*(f"otp.{use}.{name}" for use in ("dht", "crypto") for name in _OTP_FIELDS), *_FIELDS]
+
+
 def check(config: NetworkConfig) -> None:
     """Refuse a config that no node can use. Raises UsageError. An empty mdns name is legal: it means libp2p's own."""
     missing = [

@@ -28,6 +28,7 @@ TEXT = str
 Fields = Mapping[str, "type[int] | type[str] | Fields"]  # a field's type, or the fields of a map
 
 MAX_SIZE = 1024 * 1024  # bytes of a config
+MAX_UNKNOWN = 20
 _MAX_DEPTH = 64
 _MAX_STEPS = 10_000  # maps visited, aliases counted each time
 
@@ -69,6 +70,7 @@ class Values:
 
     def __init__(self) -> None:
         self._values: dict[str, int | str] = {}
+        self.unknown: list[str] = []  # paths of keys that were passed over, the first MAX_UNKNOWN
 
     def integer(self, path: str) -> int:
         return int(self._values.get(path, 0))
@@ -189,6 +191,8 @@ class _Reader:
                 self._merge(value, wanted, path)
             elif key.value in wanted:
                 self.read(value, wanted[key.value], f"{path}.{key.value}" if path else key.value)
+            elif len(self.values.unknown) < MAX_UNKNOWN:
+                self.values.unknown.append(f"{path}.{key.value}" if path else key.value)
         self._depth -= 1
 
     def _merge(self, node: _Node, wanted: Fields, path: str) -> None:
