@@ -1,6 +1,7 @@
 """The flag table and the commands as text: `edgevpn --help`, and the page docs/reference/cli.md.
 
-The page is written by `python -m edgevpn.cli.reference > docs/reference/cli.md`; a test says when it is out of date.
+The page is written by `python -m edgevpn.cli.reference > docs/reference/cli.md`, with --man the man page (man.py) for
+docs/reference/edgevpn.1; a test says when one is out of date.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 
 _INDENT = 38
 
+EXIT_CODES = {  # edgevpn/errors.py and edgevpn/cli/main.py
+    0: "done",
+    1: "failed",
+    2: "wrong usage or configuration",
+    3: "no node answers",
+    4: "the machine does not allow it",
+    6: "a running node ended because the actors it is for died too often",
+    130: "interrupted",
+}
 _INTRODUCTION = """\
 # Command line
 
@@ -32,8 +42,7 @@ syntax: `--flag value` or `--flag=value`, with one dash or two; a boolean takes 
 What the command line gives wins over the environment, that over the default. Of `--config` and `--token` given in the
 same place, the config wins. Times are seconds, or like `15s`, `5m` and `1h30m` where the default is written so.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no node answers, 4 the machine does not allow it,
-6 a running node ended because the actors it is for died too often, 130 interrupted.
+@EXIT_CODES@
 
 Another user of the machine can see a command's arguments while it starts. Give the token in EDGEVPNTOKEN, or by
 `--config` in a file that only you can read.
@@ -59,7 +68,8 @@ def help_text(table: Iterable[Flag], usage: str, text: str) -> str:
 
 def page() -> str:
     """docs/reference/cli.md."""
-    parts = [_INTRODUCTION]
+    codes = textwrap.fill("Exit codes: " + ", ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) + ".", 119)
+    parts = [_INTRODUCTION.replace("@EXIT_CODES@", codes)]
     parts += ["## edgevpn\n", _flag_table(ROOT_ONLY)]
     parts += ["## edgevpn, and the commands that bring up a node without an interface\n", _flag_table(COMMON)]
     short = {name: alias for alias, name in ALIASES.items()}
@@ -67,7 +77,11 @@ def page() -> str:
         also = f" Or `edgevpn {short[name]}`." if name in short else ""
         parts += [f"### edgevpn {node_command.usage}\n", f"{node_command.help}.{also}\n"]
         parts += [_flag_table(node_command.flags)] if node_command.flags else []
-    parts += ["## Commands that ask a running node\n", "All of them take:\n", _option_table(_shared_options())]
+    parts += [
+        "## Commands that ask a running node, and others\n",
+        "Those that ask a node take:\n",
+        _option_table(_shared_options()),
+    ]
     shared = {option.name for option in _shared_options()}
     for name, command in COMMANDS.items():
         parts += [f"### edgevpn {command.usage}\n", f"{command.help}.\n"]
@@ -79,7 +93,7 @@ def page() -> str:
 def _flag_table(flags: Iterable[Flag]) -> str:
     lines = ["| flag | default | environment | |", "|---|---|---|---|"]
     for flag in flags:
-        default = f"`{_plain(flag)}`" if _plain(flag) else ""
+        default = f"`{plain_default(flag)}`" if plain_default(flag) else ""
         env = f"`{flag.env}`" if flag.env else ""
         nothing = f". **Nothing yet**: {flag.nothing_yet}" if flag.nothing_yet else ""
         lines.append(f"| `{flag.dashed}` | {default} | {env} | {flag.help}{nothing} |")
@@ -112,7 +126,7 @@ def _synopsis(flag: Flag) -> str:
     return f"{flag.dashed} {flag.kind.upper()}"
 
 
-def _plain(flag: Flag) -> str:
+def plain_default(flag: Flag) -> str:
     """The default as one would write it, "" for an empty or false one."""
     if flag.kind == "list":
         return ",".join(flag.default)
@@ -122,7 +136,7 @@ def _plain(flag: Flag) -> str:
 
 
 def _default(flag: Flag) -> str:
-    return f" (default: {_plain(flag)})" if _plain(flag) else ""
+    return f" (default: {plain_default(flag)})" if plain_default(flag) else ""
 
 
 def _env(flag: Flag) -> list[str]:
@@ -148,4 +162,9 @@ def _wrapped(text: str, first: str, following: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    if sys.argv[1:] == ["--man"]:
+        from edgevpn.cli import man
+
+        sys.stdout.write(man.page())
+    else:
+        sys.stdout.write(page())
