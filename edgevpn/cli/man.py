@@ -1,7 +1,7 @@
 """The man page edgevpn(1), from the same tables as --help: docs/reference/edgevpn.1.
 
-The macros are those of man(7), the escapes those of groff_char(7): a hyphen that is typed is \\-, a backslash \\e, and no
-line of text begins with a dot or an apostrophe.
+The macros are those of man(7), the escapes those of groff_char(7): a hyphen that is typed is \\-, a backslash \\e, and
+no line of text begins with a dot or an apostrophe.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from edgevpn.cli.words import Option, Place, places
 _ABOUT = (
     "edgevpn without a command brings up a VPN: machines that share one token find each other and route packets, host "
     "to host, sealed end to end. There is no server. It needs a network (--config, --token or their variables) and the "
-    "rights to make an interface. With a command it brings up a node for one purpose, without an interface, or asks the "
-    "node that runs.",
+    "rights to make an interface. With a command it brings up a node for one purpose, without an interface, or asks "
+    "the node that runs.",
     "A flag is written --flag value or --flag=value, with one dash or two. A boolean takes its value only after =, as "
     "in --dht=false. A list is given several times, or with commas. Flags stand before the first other word. What the "
     "command line gives wins over the environment, that over the default. Times are seconds, or like 15s, 5m and 1h30m "
