@@ -324,7 +324,7 @@ class NodeConfig:
         if self.ownership_ttl < 0:
             raise UsageError("--ownership-ttl can't be negative: 0 means four heartbeat intervals")
         if self.max_connections < 0:
-            raise UsageError("--max-connections can't be negative: 0 means no limit")
+            raise UsageError("--max-connections can't be negative: 0 means 400")
         if self.ownership not in ("enforce", "observe", "off"):
             raise UsageError(f"--ownership {self.ownership!r} is none of enforce, observe, off")
         for level in (self.log_level, self.libp2p_log_level):
