@@ -244,7 +244,7 @@ class NodeConfig:
     repair: str = "auto"  # of what the datagram path loses: auto, off
 
     listen: tuple[str, ...] = ()  # /ip4|ip6/ADDRESS/tcp/PORT; empty: the default ones
-    max_connections: int = 0  # 0: no limit of its own
+    max_connections: int = 0  # 0: as many as the host takes by itself
     timeout: float = 15.0  # to open a stream to a peer
 
     dht: bool = True
