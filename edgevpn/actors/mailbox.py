@@ -52,6 +52,7 @@ from edgevpn.proto.rate import RateMeter
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
+MAILBOX_VARIABLE = "EDGEVPNMAILBOXFD"  # in an actor's environment: the number of its mailbox's descriptor
 MAX_CONNECTIONS = 512
 HELLO_TIMEOUT = 5.0
 _PAUSE_OF_CLIENTS = 1.0  # seconds without one: what was before counts no more

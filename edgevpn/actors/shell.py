@@ -19,7 +19,7 @@ import trio
 from edgevpn import __version__
 from edgevpn.actors import log, pulse, repl, run_directory, users
 from edgevpn.actors.client import Client
-from edgevpn.actors.mailbox import Mailbox, OpenStream
+from edgevpn.actors.mailbox import MAILBOX_VARIABLE, Mailbox, OpenStream
 from edgevpn.actors.show import Secrets
 from edgevpn.actors.users import Users
 from edgevpn.config import NodeConfig
@@ -38,7 +38,6 @@ from edgevpn.proto.messages import (
 from edgevpn.proto.prompt_frames import Greeting
 from edgevpn.proto.queue_state import Tell
 
-MAILBOX_VARIABLE = "EDGEVPNMAILBOXFD"  # in an actor's environment: the number of its mailbox's descriptor
 EXHAUSTED_AFTER = 3.0  # seconds without a descriptor for a client: the actor ends, and is started again with none open
 
 

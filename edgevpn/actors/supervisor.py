@@ -38,14 +38,12 @@ from edgevpn.actors.client import Client
 from edgevpn.actors.errand import Errand
 from edgevpn.actors.linux_process import age, memory
 from edgevpn.actors.log_intake import Intake
-from edgevpn.actors.mailbox import Mailbox, RequestError, bind_socket
+from edgevpn.actors.mailbox import MAILBOX_VARIABLE, Mailbox, RequestError, bind_socket
 from edgevpn.actors.node_view import NodeView
-from edgevpn.actors.own_addresses import OwnAddresses
 from edgevpn.actors.pulse import wait_until_hung
 from edgevpn.actors.run_directory import socket_path
 from edgevpn.actors.secret_store import Descriptors, SecretStore
 from edgevpn.actors.service_manager import ServiceManager
-from edgevpn.actors.shell import MAILBOX_VARIABLE
 from edgevpn.actors.stages import CONFINEMENT, NEEDS, stages_for
 from edgevpn.actors.supervision import Phase, Supervision
 from edgevpn.actors.template_start import StartedTemplate
@@ -119,7 +117,6 @@ class Supervisor:
         self._errand = Errand(config.run_dir, config.errand_words) if config.errand else None
         self._manager = ServiceManager()
         self._view = NodeView(config, run_dir, peer_id, self._manager)
-        self._addresses = OwnAddresses(config, store)
         self._began = time.monotonic()
         own = bind_socket(socket_path(run_dir, "supervisor"), mode=self._socket_mode)
         self._mailbox = Mailbox("supervisor", run_dir, listener=own, users=users)
@@ -137,8 +134,8 @@ class Supervisor:
         mailbox.on_request(RestartActor, self._restart, only=())
         mailbox.on_request(StatusRequest, self._status)
         mailbox.on_request(Stop, self._stop_request, only=())
-        mailbox.on_request(ReadLease, self._addresses.read_lease, only={"ledger"})
-        mailbox.on_request(SetAddresses, self._addresses.set, only={"ledger"})
+        if self._config.dhcp:
+            self._serve_addresses(mailbox)
         mailbox.on_descriptors(Grant, self._store.grant)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -170,6 +167,13 @@ class Supervisor:
     async def _run_errand(self, errand: Errand) -> None:
         await errand.run()
         self._stop.set()
+
+    def _serve_addresses(self, mailbox: Mailbox) -> None:
+        from edgevpn.actors.own_addresses import OwnAddresses  # it brings the netlink library: 10 MB
+
+        addresses = OwnAddresses(self._config, self._store)
+        mailbox.on_request(ReadLease, addresses.read_lease, only={"ledger"})
+        mailbox.on_request(SetAddresses, addresses.set, only={"ledger"})
 
     async def _leave(self) -> None:
         """What we announced for others to use is taken back, while there is still somebody to say it."""

@@ -27,7 +27,6 @@ from edgevpn.actors.run_directory import LOCK
 from edgevpn.config import DNS_PORT, NodeConfig, parse_dns_address
 from edgevpn.errors import SetupError
 from edgevpn.names.resolv_conf import BACKUP, maker, with_us
-from edgevpn.names.zone import networks_of, reverse_domains
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 _RESOLVED = Path("/run/systemd/resolve")
@@ -62,6 +61,8 @@ def asks_us(config: NodeConfig, path: Path = RESOLV_CONF) -> Iterator[None]:
 
 
 def _tell_resolved(config: NodeConfig) -> None:
+    from edgevpn.names.zone import networks_of, reverse_domains  # dnspython, which the supervisor need not have else
+
     server, port = _server(config)
     shown = f"[{server}]" if ":" in server else server
     _resolvectl("dns", config.interface, server if port == DNS_PORT else f"{shown}:{port}")
