@@ -209,6 +209,8 @@ class TunActor:
         if link is not None and link.is_live and link.address is not None:
             ip, port = link.address
             kind, address, why = "datagram", f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}", link.reason
+            if link.narrow:
+                why += f"; no packets above {link.mtu} bytes pass, larger ones are cut"
         elif link is not None:
             address, why = "", f"no datagrams: {link.reason}"
         elif self._shell.config.path == "stream":

@@ -7,6 +7,7 @@ longer than WAIT the packet is lost, as in any router.
 
 from __future__ import annotations
 
+import errno
 import random
 import secrets
 import select
@@ -21,9 +22,11 @@ from edgevpn.proto.back_off import BackOff
 from edgevpn.proto.datagram import MAX_PIECES, OVERHEAD, Address, Probe, read_control_untrusted
 from edgevpn.proto.datagram_handshake import Agreed
 from edgevpn.proto.datagram_repair import is_repair, read_repair_untrusted
-from edgevpn.proto.packet_stream import TAKES_TCP, TAKES_UDP
+from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP
+from edgevpn.proto.too_big import fragment, too_big_answer
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
+from edgevpn.tun.fit import Fit, clamp_mss, fit, may_be_syn
 from edgevpn.tun.session_repair import TICK as REPAIR_TICK
 from edgevpn.tun.train import MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
 from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT
@@ -36,6 +39,7 @@ _LATELY, _OFTEN = 0.004, 24  # so many receives in so many seconds are often
 _MUCH = 300_000  # bytes sent in so many seconds
 _MAX_LINKS = 4096
 _HANDSHAKE_FIRST, _HANDSHAKE_MOST = 0.25, 60.0
+_ANSWERS_AT_ONCE, _ANSWERS_A_SECOND = 20, 20  # ICMP, to our own side
 _INT = struct.Struct("=i")
 _U16 = struct.Struct("=H")
 
@@ -73,7 +77,14 @@ class DatagramEngine:
         self.opener = Opener()
         self.links: dict[str, DatagramLink] = {}
         self.live: dict[str, DatagramLink] = {}
-        self.counters = {"datagrams_not_sent": 0, "control_refused": 0}
+        self.counters = {
+            "datagrams_not_sent": 0,
+            "control_refused": 0,
+            "packets_fragmented": 0,
+            "too_big_answered": 0,
+        }
+        self._answers = float(_ANSWERS_AT_ONCE)  # left
+        self._answered_at = 0.0
         # the run of small frames that is being collected: for whom, from where, size of each
         self._run_link: DatagramLink | None = None
         self._run_session: Session | None = None
@@ -166,6 +177,12 @@ class DatagramEngine:
             self._wake()
         link.last_sent = now
         sealer = self.sealer
+        if link.narrow:
+            if not link.mtu:
+                return False
+            outcome = fit(sealer.buffer, size, link.mtu)
+            if outcome is not Fit.FITS:
+                return self._send_unfit(link, session, size, outcome, now)
         if not sealer.buffer[1]:
             self._add_small(link, session, sealer.frame[:size])
         else:
@@ -183,6 +200,34 @@ class DatagramEngine:
         stats.sent_packets += 1
         stats.sent_bytes += size
         self._sent_lately += size
+        return True
+
+    def _send_unfit(self, link: DatagramLink, session: Session, size: int, outcome: Fit, now: float) -> bool:
+        """A frame that the way does not carry whole."""
+        if outcome is Fit.ELSEWHERE:
+            return False
+        stats = link.stats
+        try:
+            packets = virtio.segment(self.sealer.frame[:size])
+        except UntrustedDataError:
+            stats.dropped += 1
+            return True
+        if outcome is Fit.FRAGMENT:
+            for packet in packets:
+                for piece in fragment(packet, link.mtu):
+                    self._add_small(link, session, PLAIN + piece)
+            self.counters["packets_fragmented"] += len(packets)
+            stats.sent_packets += 1
+            stats.sent_bytes += size
+            return True
+        stats.dropped += 1
+        self._answers = min(_ANSWERS_AT_ONCE, self._answers + (now - self._answered_at) * _ANSWERS_A_SECOND)
+        self._answered_at = now
+        if self._answers >= 1:
+            answer = too_big_answer(packets[0], link.mtu)
+            if answer is not None and self._write(link.peer, memoryview(PLAIN + answer)):
+                self._answers -= 1
+                self.counters["too_big_answered"] += 1
         return True
 
     def _send_train(self, link: DatagramLink, session: Session, address: Address, size: int, now: float) -> None:
@@ -249,9 +294,19 @@ class DatagramEngine:
                     poll.poll(WAIT)
                     continue
                 self.counters["datagrams_not_sent"] += 1
-            except OSError:
-                self.counters["datagrams_not_sent"] += 1  # no route, too large: the probes tell what to do
+            except OSError as exc:
+                self.counters["datagrams_not_sent"] += 1  # no route: the probes tell what to do
+                # EINVAL: the same for UDP_SEGMENT, in older kernels
+                if exc.errno == errno.EMSGSIZE or (exc.errno == errno.EINVAL and len(view) > length):
+                    self._on_too_big(address, length)
             return
+
+    def _on_too_big(self, address: Address, size: int) -> None:
+        """The link in front of us has become smaller."""
+        now = time.monotonic()
+        changed = [link.too_big(address, size, now) for link in self.links.values()]
+        if any(changed):
+            self._wake()
 
     # --- repair
 
@@ -379,6 +434,9 @@ class DatagramEngine:
             self._wake()
         if session.repair is not None and session.repair.receiver.holes:
             self._gaps[session.number] = owner
+        if link.narrow and may_be_syn(frame):
+            frame = memoryview(bytearray(frame))
+            clamp_mss(frame, len(frame), link.mtu)
         if self._write(link.peer, frame):
             stats = link.stats
             stats.received_packets += 1

@@ -1,10 +1,11 @@
 """What a node knows of the datagram path to one peer: sessions, ways, and when to ask, move and give up. Pure.
 
-A way is an address of the peer's. It is used once it has answered a probe as large as the largest datagram we send, so
-a way that swallows large ones (a path MTU black hole, RFC 8899) is never used. Which one:
+A way is an address of the peer's. It is used once it has answered a small probe, which tells that it lives, and a large
+one; how large the datagrams may be that go there, edgevpn/tun/path_mtu.py finds out. Which one:
 
     no way answers      the path is not live: packets take another path; all candidates are probed, ever more seldom
-    a way answered      live. A better one (round trip under 0.7 of this one's) takes over when it answers
+    a way answered      live. A better one takes over when it answers: one that carries more (round trip at most twice
+                        this one's), or as much with a round trip under 0.7 of this one's
     sending             a probe each second, or after 0.4 s in which nothing came. What comes proves the other
                         direction; only answers prove ours. No answer: all candidates are probed, and whichever answers
                         is taken (the peer or we have moved, or a NAT forgot us); after 0.6 s and three round trips
@@ -31,6 +32,7 @@ from edgevpn.proto.datagram_handshake import Agreed
 from edgevpn.proto.datagram_repair import REPAIRS
 from edgevpn.proto.packet_stream import VIRTIO_HEADER
 from edgevpn.tun.path import PathStats
+from edgevpn.tun.path_mtu import RETRY, SMALL, PathMtu, Phase
 from edgevpn.tun.session_repair import SessionRepair
 from edgevpn.tun.train import ReceiveKey, SendKey
 
@@ -48,8 +50,11 @@ _RTT_GUESS = 0.1
 _KEEPALIVE = 25.0
 _KEEP_REPLACED = 3 * _KEEPALIVE  # one in whose place the peer uses others: what it sends by, it uses more often
 _ROUND_FIRST, _SLOWER, _ROUND_MOST = 0.25, 1.5, 30.0
-_BETTER = 0.7
-_MAX_OUTSTANDING = 64
+_BETTER, _WORTH_MORE = 0.7, 2.0
+_MAX_OUTSTANDING = 256
+_TOO_NARROW = "the way carries small datagrams only"
+_HEADER_V4, _HEADER_V6 = 28, 48  # IP and UDP
+_MAX_DATAGRAM = 65535 - _HEADER_V6
 ACTIVE = 3.0  # seconds after a packet during which ticks are frequent
 TICK = 0.1
 
@@ -85,13 +90,17 @@ class DatagramLink:
         self.sending: Session | None = None
         self.sessions: list[Session] = []
         self.last_sent = self.last_received = now - 10 * ACTIVE
-        self._probe_size = mtu + VIRTIO_HEADER + OVERHEAD
+        self.mtu = 0  # of the packets that may go as one datagram
+        self.narrow = True  # whether that is less than the interface's
+        self._interface = mtu
+        self._full = min(mtu + VIRTIO_HEADER + OVERHEAD, _MAX_DATAGRAM)
+        self._ways: dict[Address, PathMtu] = {}  # of the candidates
         self._repairs = repairs
         self.repair_counters: Counter[str] = Counter()  # of sessions that are gone
         self._back_off = back_off
         self._next_handshake = now
         self._candidates: dict[Address, float] = {}  # when each answered last; 0: never
-        self._outstanding: dict[bytes, tuple[Address, float]] = {}
+        self._outstanding: dict[bytes, tuple[Address, float, int]] = {}  # where to, when, size
         self._last_answer = 0.0
         self._asked_since: float | None = None  # when the first probe went out to which there was no answer yet
         self._probed_at = 0.0
@@ -101,7 +110,7 @@ class DatagramLink:
     @property
     def is_live(self) -> bool:
         """Whether packets can go this way."""
-        return self.address is not None and self.sending is not None
+        return self.mtu > 0 and self.sending is not None
 
     # --- sessions
 
@@ -119,7 +128,7 @@ class DatagramLink:
         )
         if self._repairs and agreed.terms.flags & REPAIRS:
             repair = SessionRepair(
-                session.receive.head, session.receive.window, self._probe_size - OVERHEAD, self.least_rtt or _RTT_GUESS
+                session.receive.head, session.receive.window, self._room, self.least_rtt or _RTT_GUESS
             )
             session.repair = session.receive.arrivals = repair
             if self.sending is not None and self.sending.repair is not None:
@@ -182,7 +191,46 @@ class DatagramLink:
                         (one for one in self._candidates if one != self.address), key=self._candidates.__getitem__
                     )
                     del self._candidates[worst]
+                    self._ways.pop(worst, None)
                 self._candidates[address] = 0.0
+
+    def _way(self, address: Address) -> PathMtu:
+        way = self._ways.get(address)
+        if way is None:
+            header = _HEADER_V6 if ":" in address[0] else _HEADER_V4
+            way = PathMtu(self._full, header)
+            if address in self._candidates:
+                self._ways[address] = way
+        return way
+
+    @property
+    def _room(self) -> int:
+        """For a control message, bytes."""
+        return (self.mtu or self._full - VIRTIO_HEADER - OVERHEAD) + VIRTIO_HEADER
+
+    def _measure(self) -> bool:
+        """Make the figures those of the way in use; whether they have changed."""
+        way = self._ways.get(self.address) if self.address is not None else None
+        mtu = max(0, way.size - VIRTIO_HEADER - OVERHEAD) if way is not None else 0
+        if way is not None and not mtu:
+            self.reason = _TOO_NARROW
+        elif way is not None and self.reason == _TOO_NARROW:
+            self.reason = "it carries large datagrams"
+        if mtu == self.mtu:
+            return False
+        self.mtu = mtu
+        self.narrow = mtu < self._interface
+        for session in self.sessions:
+            if session.repair is not None:
+                session.repair.set_room(self._room)
+        return True
+
+    def too_big(self, address: Address, size: int, now: float) -> bool:
+        """The system refused to send a datagram of `size` bytes there. Whether the figures have changed."""
+        way = self._ways.get(address)
+        if way is not None:
+            way.too_big(size, now)
+        return self._measure()
 
     def on_received(self, session: Session, address: Address, now: float) -> bool:
         """A genuine datagram came. Whether something is to be done about it (tick soon)."""
@@ -216,18 +264,22 @@ class DatagramLink:
         asked = self._outstanding.pop(answer.number, None)
         if asked is None:
             return False
-        address, at = asked
+        address, at, size = asked
         rtt = now - at
+        if address not in self._candidates:
+            return False  # it had to go meanwhile
         self._candidates[address] = now
+        way = self._way(address)
+        way.on_answer(size, at, now)
         self._back_off.reset()
         if address != self.address or not self.least_rtt or rtt < self.least_rtt:
             self.least_rtt = rtt
         if address == self.address:
             self.rtt = rtt if not self.rtt else 0.8 * self.rtt + 0.2 * rtt
             self._last_answer, self._asked_since = now, None
-            return False
+            return self._measure()
         in_doubt = self._asked_since is not None and now - self._asked_since > self._patience
-        if self.address is not None and not in_doubt and rtt > _BETTER * self.rtt:
+        if self.address is not None and not in_doubt and not self._is_better(way, rtt):
             return False
         self.address, self.rtt, self.reason = (
             address,
@@ -236,7 +288,15 @@ class DatagramLink:
         )
         self._last_answer, self._asked_since = now, None
         self._round = _ROUND_FIRST
+        self._measure()
         return True
+
+    def _is_better(self, way: PathMtu, rtt: float) -> bool:
+        """Than the one in use."""
+        size = self.mtu + VIRTIO_HEADER + OVERHEAD if self.mtu else 0
+        if way.size != size:
+            return way.size > size and (not size or rtt < _WORTH_MORE * self.rtt)
+        return rtt <= _BETTER * self.rtt
 
     @property
     def _patience(self) -> float:
@@ -276,10 +336,14 @@ class DatagramLink:
             self._next_round = now + self._round
             self._round = _SLOWER * self._round
             return self._probe(session, [one for one, at in self._candidates.items() if not at], now)
-        if now - self._last_answer > _KEEPALIVE:
+        way = self._way(self.address)
+        if now - self._last_answer > _KEEPALIVE or way.is_due(now, self._patience, self._is_active(now)):
             self._asked_since = now
             return self._probe(session, [self.address], now)
         return []
+
+    def _is_active(self, now: float) -> bool:
+        return now - self.last_sent < ACTIVE
 
     def next_tick(self, now: float) -> float:
         """Seconds until a tick has something to do."""
@@ -291,11 +355,16 @@ class DatagramLink:
             return max(TICK, self._next_round - now)
         if any(not one.confirmed for one in self.sessions):
             return _ROUND_FIRST
+        if self._way(self.address).phase not in (Phase.COMPLETE, Phase.ERROR):
+            return TICK
+        if not self.mtu:
+            return RETRY
         return max(TICK, _KEEPALIVE - (now - self._last_answer))
 
     def _lose(self, now: float) -> None:
         self.address, self.reason = None, "the peer fell silent"
         self._asked_since = None
+        self._measure()
         self._round, self._next_round = _ROUND_FIRST, now
         self._next_handshake = min(self._next_handshake, now)
 
@@ -305,12 +374,24 @@ class DatagramLink:
         self._probed_at = now
         probes: list[ProbeToSend] = []
         for address in addresses:
-            number = os.urandom(8)
-            while len(self._outstanding) >= _MAX_OUTSTANDING:
-                del self._outstanding[next(iter(self._outstanding))]
-            self._outstanding[number] = address, now
-            probes.append((session, address, write_probe(Probe(number), self._probe_size)))
+            for size in self._sizes(address, now):
+                number = os.urandom(8)
+                while len(self._outstanding) >= _MAX_OUTSTANDING:
+                    del self._outstanding[next(iter(self._outstanding))]
+                self._outstanding[number] = address, now, size
+                probes.append((session, address, write_probe(Probe(number), size)))
         return probes
+
+    def _sizes(self, address: Address, now: float) -> list[int]:
+        """Of the probes for a way: what is to be found out about its size, and a small one last."""
+        way = self._way(address)
+        small = min(SMALL, self._full)
+        if not way.size and not self._candidates.get(address):
+            return list(dict.fromkeys((*way.first(), small)))
+        if address != self.address:
+            return list(dict.fromkeys((way.size or way.full, small)))
+        wanted = way.step(now, self._patience, self._is_active(now))
+        return [small] if wanted is None or wanted == small else [wanted, small]
 
     def _forget(self, now: float) -> None:
         """Sessions that the peer has left for others, or never used."""

@@ -95,7 +95,7 @@ class RepairReceiver:
     def __init__(self, head: bytes, room: int, rtt: float) -> None:
         """`head`: the session's number, 4 bytes; `room`: of a control message; `rtt`: the least that was seen."""
         self._head = head
-        self._room = room
+        self.room = room
         self.rtt = self._least_rtt = rtt
         self._asked_at = 0.0
         self.next = 1  # the newest train that is known of, and one
@@ -307,7 +307,7 @@ class RepairReceiver:
             wanted.append((train, max(WHOLE, self._missing(train, hole, now))))
         if wanted:
             self._asked_at = now
-        messages = write_asks(sorted(wanted), self._room) if wanted else []
+        messages = write_asks(sorted(wanted), self.room) if wanted else []
         if self._stamp is not None and now - self._reported >= REPORT_EACH:
             time, at = self._stamp
             held = int((now - at) * 1e6)

@@ -94,7 +94,7 @@ class RepairSender:
 
     def __init__(self, room: int, rtt: float) -> None:
         """`room`: bytes of a control message."""
-        self._room = room
+        self.room = room
         self.rtt = rtt
         self.active_until = 0.0
         self.k = 0  # 0: no parity
@@ -199,7 +199,7 @@ class RepairSender:
         if group.count < _LEAST_MEMBERS or group.ranges[-1].train - group.ranges[0].train > 0xFFFF:
             return []
         data = group.value.to_bytes(group.size, "little")
-        room = self._room - PARITY_HEAD - RANGE_SIZE * len(group.ranges)
+        room = self.room - PARITY_HEAD - RANGE_SIZE * len(group.ranges)
         pieces = -(-len(data) // room)
         if pieces > 2 or room <= 0:
             return []

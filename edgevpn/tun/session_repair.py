@@ -40,6 +40,10 @@ class SessionRepair:
         else:
             self.keeping = False
 
+    def set_room(self, room: int) -> None:
+        """The way carries control messages of `room` bytes now."""
+        self.sender.room = self.receiver.room = room
+
     @property
     def counters(self) -> dict[str, int]:
         return self.receiver.counters | self.sender.counters

@@ -168,14 +168,37 @@ def test_a_side_that_only_the_other_can_reach_first_is_found_by_its_probes(world
     assert world.two.is_live
 
 
-def test_a_way_that_swallows_large_datagrams_is_never_used(world: World) -> None:
+def test_a_way_that_swallows_large_datagrams_is_used_for_smaller_ones(world: World) -> None:
     world.reach = lambda _, __, size: 0.01 if size < 1000 else None
     world.shake()
-    world.run(3.0)
-    assert not world.one.is_live
-    world.reach = lambda *_: 0.01
-    world.run(5.0)
+    world.run(1.5, lambda: world.send(world.one))
     assert world.one.is_live
+    assert world.one.narrow
+    assert world.one.mtu == 1024 - 28 - 38
+    world.reach = lambda *_: 0.01
+    world.run(3.0, lambda: world.send(world.one))
+    assert (world.one.mtu, world.one.narrow) == (MTU, False)
+
+
+def test_a_way_that_carries_small_datagrams_only_is_never_used(world: World) -> None:
+    world.reach = lambda _, __, size: 0.01 if size < 500 else None
+    world.shake()
+    world.run(10.0)
+    assert not world.one.is_live
+    assert "small datagrams" in world.one.reason
+    world.reach = lambda *_: 0.01
+    world.run(6.0)
+    assert world.one.is_live
+    assert not world.one.narrow
+
+
+def test_of_two_ways_the_one_that_carries_more_is_used(world: World) -> None:
+    world.places[B2] = world.two
+    world.reach = lambda _, target, size: (0.02 if target == B2 else 0.01) if target != B or size < 600 else None
+    world.shake(candidates=(B, B2))
+    world.run(3.0, lambda: world.send(world.one))
+    assert world.one.address == B2
+    assert world.one.mtu == MTU
 
 
 def test_an_idle_path_is_quiet_but_kept(world: World) -> None:
