@@ -218,7 +218,8 @@ def mtu_check(outer: int | None, inner: int) -> Check:
         return Check("MTU", SKIP, "no route to the internet")
     if outer < inner + OVERHEAD:
         do = f"give all nodes --mtu {max(outer - OVERHEAD, 576)}"
-        return Check("MTU", WARN, f"{outer} outside is too little for packets of {inner} and what seals them", do)
+        found = f"{outer} outside is too little for packets of {inner} and what seals them: they are cut"
+        return Check("MTU", WARN, found, do)
     return Check("MTU", OK, f"{outer} outside, {inner} inside the VPN")
 
 

@@ -269,8 +269,7 @@ class DatagramLink:
         if address not in self._candidates:
             return False  # it had to go meanwhile
         self._candidates[address] = now
-        way = self._way(address)
-        way.on_answer(size, at, now)
+        self._way(address).on_answer(size, at, now)
         self._back_off.reset()
         if address != self.address or not self.least_rtt or rtt < self.least_rtt:
             self.least_rtt = rtt
@@ -279,7 +278,7 @@ class DatagramLink:
             self._last_answer, self._asked_since = now, None
             return self._measure()
         in_doubt = self._asked_since is not None and now - self._asked_since > self._patience
-        if self.address is not None and not in_doubt and not self._is_better(way, rtt):
+        if self.address is not None and not in_doubt and not self._is_better(size, rtt):
             return False
         self.address, self.rtt, self.reason = (
             address,
@@ -291,12 +290,12 @@ class DatagramLink:
         self._measure()
         return True
 
-    def _is_better(self, way: PathMtu, rtt: float) -> bool:
-        """Than the one in use."""
-        size = self.mtu + VIRTIO_HEADER + OVERHEAD if self.mtu else 0
-        if way.size != size:
-            return way.size > size and (not size or rtt < _WORTH_MORE * self.rtt)
-        return rtt <= _BETTER * self.rtt
+    def _is_better(self, proved: int, rtt: float) -> bool:
+        """Whether another way, that has just answered a probe of `proved` bytes, is better than the one in use."""
+        size = self.mtu + VIRTIO_HEADER + OVERHEAD if self.mtu else SMALL
+        if proved == size:
+            return rtt <= _BETTER * self.rtt
+        return proved > size and (not self.mtu or rtt < _WORTH_MORE * self.rtt)
 
     @property
     def _patience(self) -> float:

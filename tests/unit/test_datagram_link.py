@@ -201,6 +201,32 @@ def test_of_two_ways_the_one_that_carries_more_is_used(world: World) -> None:
     assert world.one.mtu == MTU
 
 
+def test_a_fall_of_both_ways_at_once_costs_one_black_hole(world: World) -> None:
+    """What was known of the other way is old, too: it does not take over because of it."""
+    world.places[B2] = world.two
+    world.shake(candidates=(B, B2))
+    world.run(5.0, lambda: world.send(world.one))
+    began, largest = world.now, 900
+    world.reach = lambda _, __, size: 0.01 if size < largest else None
+    while world.one.mtu >= largest:
+        world.run(0.05, lambda: world.send(world.one))
+    assert world.now - began < 2.0
+    fits: list[bool] = []
+    world.run(5.0, lambda: (world.send(world.one), fits.append(world.one.mtu < largest)))
+    assert all(fits)
+
+
+def test_a_way_that_is_silent_for_a_moment_keeps_its_size(world: World) -> None:
+    world.shake()
+    world.run(5.0, lambda: world.send(world.one))
+    world.reach = lambda *_: None
+    world.run(0.7, lambda: world.send(world.one))
+    world.reach = lambda *_: 0.01
+    narrow: list[bool] = []
+    world.run(3.0, lambda: (world.send(world.one), narrow.append(world.one.narrow)))
+    assert not any(narrow)
+
+
 def test_an_idle_path_is_quiet_but_kept(world: World) -> None:
     world.shake()
     world.run(2.0)
