@@ -26,7 +26,7 @@ from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP
 from edgevpn.proto.too_big import fragment, too_big_answer
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
-from edgevpn.tun.fit import Fit, clamp_mss, fit, may_be_syn
+from edgevpn.tun.fit import MAX_SYN, Fit, clamp_mss, fit
 from edgevpn.tun.session_repair import TICK as REPAIR_TICK
 from edgevpn.tun.train import MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
 from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT
@@ -183,6 +183,8 @@ class DatagramEngine:
             outcome = fit(sealer.buffer, size, link.mtu)
             if outcome is not Fit.FITS:
                 return self._send_unfit(link, session, size, outcome, now)
+            if size <= MAX_SYN and link.told_mtu:
+                clamp_mss(sealer.buffer, size, link.mtu)
         if not sealer.buffer[1]:
             self._add_small(link, session, sealer.frame[:size])
         else:
@@ -223,7 +225,7 @@ class DatagramEngine:
         stats.dropped += 1
         self._answers = min(_ANSWERS_AT_ONCE, self._answers + (now - self._answered_at) * _ANSWERS_A_SECOND)
         self._answered_at = now
-        if self._answers >= 1:
+        if self._answers >= 1 and link.told_mtu:
             answer = too_big_answer(packets[0], link.mtu)
             if answer is not None and self._write(link.peer, memoryview(PLAIN + answer)):
                 self._answers -= 1
@@ -434,7 +436,7 @@ class DatagramEngine:
             self._wake()
         if session.repair is not None and session.repair.receiver.holes:
             self._gaps[session.number] = owner
-        if link.narrow and may_be_syn(frame):
+        if link.narrow and len(frame) <= MAX_SYN and link.told_mtu:
             frame = memoryview(bytearray(frame))
             clamp_mss(frame, len(frame), link.mtu)
         if self._write(link.peer, frame):

@@ -225,6 +225,12 @@ class DatagramLink:
                 session.repair.set_room(self._room)
         return True
 
+    @property
+    def told_mtu(self) -> int:
+        """What others may be told that is narrow here, or 0: not what holds only until the search has ended."""
+        way = self._ways.get(self.address) if self.narrow and self.address is not None else None
+        return self.mtu if way is not None and way.phase is Phase.COMPLETE else 0
+
     def too_big(self, address: Address, size: int, now: float) -> bool:
         """The system refused to send a datagram of `size` bytes there. Whether the figures have changed."""
         way = self._ways.get(address)

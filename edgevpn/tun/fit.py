@@ -30,6 +30,7 @@ _END, _NOTHING, _MSS = 0, 1, 2
 _TCP_HEADER, _CHECKSUM_AT = 20, 16
 _OFFSET = 0x1FFF
 _LEAST_ROOM = 64  # bytes of payload
+MAX_SYN = 256  # bytes of a frame; those with data may be larger, and keep their MSS
 
 
 class Fit(Enum):
@@ -47,7 +48,6 @@ def fit(frame: bytearray | memoryview, size: int, mtu: int) -> Fit:
     packet = size - VIRTIO_HEADER
     gso = kind & ~_ECN
     if gso == virtio.GSO_NONE and packet <= mtu:
-        clamp_mss(frame, size, mtu)
         return Fit.FITS
     if gso == virtio.GSO_UDP:
         if start + 8 + segment <= mtu:
@@ -87,11 +87,6 @@ def _tcp_at(frame: bytes | bytearray | memoryview, size: int) -> int | None:
         at = ip + IPV6_HEADER
         is_tcp = frame[ip + 6] == TCP
     return at if is_tcp and size >= at + _TCP_HEADER else None
-
-
-def may_be_syn(frame: bytes | bytearray | memoryview) -> bool:
-    """Whether `clamp_mss` may have something to do with this frame, said quickly: SYNs are small."""
-    return len(frame) < 256
 
 
 def clamp_mss(frame: bytearray | memoryview, size: int, mtu: int) -> bool:

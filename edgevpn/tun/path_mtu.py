@@ -8,8 +8,9 @@ does that say something about the size: what is lost at random, or with everythi
               hole it is used meanwhile, else there is no size yet. Not answered 3 times: the least size
     search    bisection between the largest size that was answered and the smallest that was not (2 probes each); what
               was answered is used at once. The full size is asked for first
-    complete  the size in use is asked for each second; not answered 3 times, 0.15 s or two round trips apart, it is a
-              black hole. Below the full size, every other probe asks for more (the full size, the next one, in turn)
+    complete  the size in use is asked for each second; not answered 5 times, 0.15 s or two round trips apart, it is a
+              black hole (5: an overfull queue that counts bytes also drops large ones first). Below the full size,
+              every other probe asks for more: the full size and the next one in turn
     error     not even the least size: each 5 s
 
 What the system refuses to send (EMSGSIZE) is too large at once. RFC 8899 speaks of 600 s until more is asked for; that
@@ -28,7 +29,7 @@ SMALL: Final = 64  # bytes of the probe beside
 VERIFY: Final = 1.0  # seconds
 RAISE: Final = 0.5
 RETRY: Final = 5.0
-_TRIES_VERIFY, _TRIES_SEARCH = 3, 2
+_TRIES_VERIFY, _TRIES_BASE, _TRIES_SEARCH = 5, 3, 2
 _NEVER: Final = float("inf")
 
 
@@ -121,7 +122,7 @@ class PathMtu:
         elif phase is Phase.COMPLETE and index > self._low:
             self._turn += 1
             self._tries, self._checked = 0, now
-        elif self._tries >= _TRIES_VERIFY or phase is Phase.ERROR:
+        elif self._tries >= (_TRIES_VERIFY if phase is Phase.COMPLETE else _TRIES_BASE) or phase is Phase.ERROR:
             self._fall(index, now)
 
     def _fall(self, index: int, now: float) -> None:

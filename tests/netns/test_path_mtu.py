@@ -94,7 +94,7 @@ def test_a_stream_outlives_falls_of_the_path_mtu(make_lab: MakeLab, start: MakeN
     far.stop(server)
 
     near.run(["ip", "link", "set", here, "mtu", "1280"])
-    near.run(["ping", "-c", "3", "-i", "0.2", "-M", "do", "-s", "1372", "10.1.0.1"], check=False)
+    near.run(["ping", "-c", "10", "-i", "0.2", "-M", "do", "-s", "1372", "10.1.0.1"], check=False)
     mtu = limit(why(two))
     assert mtu in LIMITS
     told = near.run(["ping", "-c", "2", "-i", "0.2", "-M", "do", "-s", "1372", "10.1.0.1"], check=False)

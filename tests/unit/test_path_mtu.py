@@ -26,6 +26,7 @@ class Way:
         self.refuses = 10**6  # the system does, above this
         self.rtt = rtt
         self.loses: Callable[[], bool] = lambda: False
+        self.unlucky: Callable[[int], bool] = lambda _: False
         self.probes = 0
         self._answers: list[tuple[float, int, float]] = []
         self._ask([*self.state.first(), SMALL])
@@ -35,7 +36,7 @@ class Way:
             self.probes += 1
             if size > self.refuses:
                 self.state.too_big(size, self.now)
-            elif size <= self.carries and not self.loses() and not self.loses():
+            elif size <= self.carries and not self.unlucky(size) and not self.loses() and not self.loses():
                 self._answers.append((self.now + self.rtt, size, self.now))
 
     def run(self, seconds: float, *, active: bool = True) -> None:
@@ -70,11 +71,11 @@ def test_the_size_found_is_the_largest_rung_that_is_carried(carries: int, rtt: f
 
 
 @given(st.integers(548, FULL - 1))
-def test_after_a_fall_what_is_used_fits_within_two_seconds_and_is_the_most_within_three_and_a_half(to: int) -> None:
+def test_after_a_fall_what_is_used_fits_within_three_seconds_and_soon_is_the_most(to: int) -> None:
     way = Way()
     way.run(5.0)
     way.carries = to
-    way.run(2.5 if to < 1280 - HEADER else 2.0)  # below the base size a second black hole is to be seen
+    way.run(3.0 if to < 1280 - HEADER else 2.3)  # below the base size, that does not fit either
     assert way.state.size <= to
     way.run(1.5)
     assert way.state.size == largest(to)
@@ -88,7 +89,7 @@ def test_a_fall_to_1280_and_the_rise_after_it_take_less_than_three_seconds_each(
         began = way.now
         while way.state.size != 1280 - HEADER:
             way.run(STEP)
-        assert way.now - began < 2.0
+        assert way.now - began < 2.3
         way.run(random.Random(1).uniform(0, 5))
         assert way.state.size == 1280 - HEADER
         way.carries = 10**6
@@ -115,17 +116,32 @@ def test_what_the_system_refuses_is_too_large_at_once() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_random_loss_is_no_black_hole(seed: int) -> None:
-    """5 % each way: what is asked is lost now and then; four in a row, with their small ones answered, almost never."""
+    """5 % each way: what is asked is lost now and then; five in a row, with their small ones answered, almost never."""
     chance = random.Random(seed)
     way = Way()
     way.run(1.0)
     way.loses = lambda: chance.random() < 0.05
-    low = 0.0
+    low = 0
     for _ in range(600):
         way.run(1.0)
         low += way.state.size < FULL
     print("seed", seed, "seconds below the full size", low)
-    assert low <= 15
+    assert low <= 10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_queue_that_drops_large_datagrams_first_is_seldom_taken_for_a_black_hole(seed: int) -> None:
+    """It is overfull, counted in bytes, and drops a quarter of them: for ten minutes."""
+    chance = random.Random(seed)
+    way = Way()
+    way.run(1.0)
+    low = 0
+    for _ in range(600):
+        way.run(1.0)
+        way.unlucky = lambda size: size > SMALL and chance.random() < 0.25
+        low += way.state.size < FULL
+    print("seed", seed, "seconds below the full size", low)
+    assert low <= 30
 
 
 def test_a_way_that_is_silent_altogether_says_nothing_about_sizes() -> None:
