@@ -201,16 +201,23 @@ def test_of_two_ways_the_one_that_carries_more_is_used(world: World) -> None:
     assert world.one.mtu == MTU
 
 
-def test_a_fall_of_both_ways_at_once_costs_one_black_hole(world: World) -> None:
-    """What was known of the other way is old, too: it does not take over because of it."""
+def test_what_was_once_known_of_another_way_does_not_make_it_take_over(world: World) -> None:
+    """The path MTU of both has fallen; after a silence both are asked, and both answer what is small."""
     world.places[B2] = world.two
+    largest = 10**6
+    world.reach = lambda _, target, size: (0.06 if target == B2 else 0.01) if size < largest else None
     world.shake(candidates=(B, B2))
     world.run(5.0, lambda: world.send(world.one))
     began, largest = world.now, 900
-    world.reach = lambda _, __, size: 0.01 if size < largest else None
     while world.one.mtu >= largest:
         world.run(0.05, lambda: world.send(world.one))
     assert world.now - began < 2.3
+    world.run(3.0, lambda: world.send(world.one))
+    falls = world.reach
+    world.reach = lambda *_: None
+    while world.one._asked_since is None or world.now - world.one._asked_since < 0.3:
+        world.run(0.05, lambda: world.send(world.one))
+    world.reach = falls
     fits: list[bool] = []
     world.run(5.0, lambda: (world.send(world.one), fits.append(world.one.mtu < largest)))
     assert all(fits)
