@@ -292,6 +292,8 @@ class DatagramLink:
             "it answered first" if self.address is None else "it is better",
         )
         self._last_answer, self._asked_since = now, None
+        if size < self._way(address).size:  # the large probe went before the small one, and was not answered
+            self._way(address).doubt()
         self._round = _ROUND_FIRST
         self._measure()
         return True

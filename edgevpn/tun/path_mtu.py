@@ -148,6 +148,11 @@ class PathMtu:
                 self._high = len(self.sizes)
         self._checked = now
 
+    def doubt(self) -> None:
+        """What is known is old, and it is not at hand that it holds: find out anew, from the base size."""
+        self._low, self._high, self._tries, self._asked = -1, len(self.sizes), 0, None
+        self.size = min(self.size, self.sizes[self._base])
+
     def too_big(self, size: int, now: float) -> None:
         """The system does not send datagrams of this size."""
         index = bisect_left(self.sizes, size)

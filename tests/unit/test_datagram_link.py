@@ -223,6 +223,22 @@ def test_what_was_once_known_of_another_way_does_not_make_it_take_over(world: Wo
     assert all(fits)
 
 
+def test_a_way_taken_in_need_is_not_trusted_with_what_it_once_carried(world: World) -> None:
+    for link in (world.one, world.two):
+        link.__init__(link.peer, 1420, BackOff(0.25, 60, random.Random(1)), world.now)  # type: ignore[misc]
+    world.places[B2] = world.two
+    world.shake(candidates=(B, B2))
+    world.run(5.0, lambda: world.send(world.one))
+    assert (world.one.address, world.one.mtu) == (B, 1420)
+    world.reach = lambda _, target, size: 0.01 if target != B and size < 1300 else None
+    world.run(2.0, lambda: world.send(world.one))
+    assert world.one.address == B2
+    assert world.one.mtu == 1280 - 28 - 38
+    world.reach = lambda *_: 0.01
+    world.run(3.0, lambda: world.send(world.one))
+    assert world.one.mtu == 1420
+
+
 def test_a_way_that_is_silent_for_a_moment_keeps_its_size(world: World) -> None:
     world.shake()
     world.run(5.0, lambda: world.send(world.one))
