@@ -47,15 +47,21 @@ async def run_entry(ctx: Any, entry: str, kwargs: dict[str, Any]) -> Any:
         if is_multi_cancelled(error):
             raise
         if debugging() and isinstance(error, Exception):
-            raise  # the crash prompt must open where it happened
+            raise _first(error) from None  # the crash prompt must open where it happened, not at a nursery's end
         raise ActorError(describe_error(error)) from error
+
+
+def _first(error: BaseException) -> BaseException:
+    """Of a group the first error that is not a cancellation."""
+    while isinstance(error, BaseExceptionGroup):
+        _, rest = error.split(trio.Cancelled)
+        error = (rest or error).exceptions[0]
+    return error
 
 
 def describe_error(error: BaseException) -> str:
     """`Type: text` of the first error in `error` that is not a cancellation, in one line."""
-    while isinstance(error, BaseExceptionGroup):
-        _, rest = error.split(trio.Cancelled)
-        error = (rest or error).exceptions[0]
+    error = _first(error)
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
