@@ -8,7 +8,7 @@ does that say something about the size: what is lost at random, or with everythi
               hole it is used meanwhile, else there is no size yet. Not answered 3 times: the least size
     search    bisection between the largest size that was answered and the smallest that was not (2 probes each); what
               was answered is used at once. The full size is asked for first
-    complete  the size in use is asked for each second; not answered 5 times, 0.15 s or two round trips apart, it is a
+    complete  the size in use is asked for each 0.6 s; not answered 4 times, 0.15 s or two round trips apart, it is a
               black hole (5: an overfull queue that counts bytes also drops large ones first). Below the full size,
               every other probe asks for more: the full size and the next one in turn
     error     not even the least size: each 5 s
@@ -26,10 +26,10 @@ from typing import Final
 LADDER: Final = (576, 1024, 1200, 1280, 1340, 1380, 1400, 1420, 1440, 1460, 1480, 1492, 1500, 4352, 9000)  # IP packets
 BASE: Final = 1280  # what IPv6 asks of every link (RFC 8200)
 SMALL: Final = 64  # bytes of the probe beside
-VERIFY: Final = 1.0  # seconds
+VERIFY: Final = 0.6  # seconds
 RAISE: Final = 0.5
 RETRY: Final = 5.0
-_TRIES_VERIFY, _TRIES_BASE, _TRIES_SEARCH = 5, 3, 2
+_TRIES_VERIFY, _TRIES_BASE, _TRIES_SEARCH = 4, 3, 2
 _NEVER: Final = float("inf")
 
 
