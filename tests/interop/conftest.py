@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from scripts.labkit.go_nodes import GoVpn
 from scripts.labkit.namespaces import Lab, why_not
 from scripts.labkit.nodes import EDGEVPN
+from tests.interop.table import Table
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,3 +33,21 @@ def make_lab() -> Iterator[Callable[..., Lab]]:
     """Labs that go with the test."""
     with ExitStack() as stack:
         yield lambda n=2: stack.enter_context(Lab(n))
+
+
+@pytest.fixture
+def make_table(make_lab: Callable[..., Lab]) -> Iterator[Callable[..., Table]]:
+    """Mixed networks that end with the test; their logs are shown when it fails."""
+    tables: list[Table] = []
+
+    def make(count: int, token: str = "") -> Table:
+        table = Table(make_lab(count), token)
+        tables.append(table)
+        return table
+
+    yield make
+    for node in [node for table in tables for node in table.nodes]:
+        kind = "Go" if isinstance(node, GoVpn) else "ours"
+        if node.log.exists():
+            print(f"--- {kind} in {node.node.netns}\n{node.tail(40)}")
+        node.close()
