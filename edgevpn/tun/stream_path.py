@@ -264,14 +264,13 @@ class StreamPath:
     # --- receiving
 
     async def _serve(self, link: _Link) -> None:
-        """Take in what the peer sends on one stream; its end ends the stream."""
+        """Take in what the peer sends on one stream; its end ends the stream, even before our hello is out."""
         try:
-            if self._link is link:
-                async with trio.open_nursery() as nursery:  # its first frames go out at the same time
-                    nursery.start_soon(self._read, link)
-            else:
-                await self._send_hello(link)
-                await self._read(link)
+            # On what we dialled the hello goes with the first frames, and that may have ended it by now.
+            if self._link is not link and not link.ended.is_set():
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._send_hello(link)
+            await self._read(link)
         finally:
             with trio.CancelScope(shield=True):
                 await self._end(link)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 
 import pytest
@@ -9,6 +10,7 @@ import trio
 import trio.testing
 
 from edgevpn.errors import EdgevpnError
+from edgevpn.fast_stream import FastStream
 from edgevpn.proto.packet_stream import HELLO_SIZE, PLAIN, TAKES_TCP, TAKES_UDP, Hello, PacketDecoder, write_hello
 from edgevpn.proto.protocols import EDGEVPN_PACKETS, PACKET_STREAM
 from edgevpn.tun.path import MAX_QUEUE
@@ -134,6 +136,39 @@ async def test_a_broken_stream_is_dialled_again(nursery: trio.Nursery) -> None:
     lab.path.send([frame])
     await trio.testing.wait_all_tasks_blocked()
     assert len(lab.theirs) == 2
+
+
+async def test_a_peer_that_resets_what_we_dialled_before_a_byte_went_ends_just_that(nursery: trio.Nursery) -> None:
+    lab = Lab()
+    dialled = []
+
+    async def dial() -> tuple[str, Stream]:
+        await trio.lowlevel.checkpoint()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.close()  # on a real socket the first write fails at once, before whoever reads has begun
+        dialled.append(FastStream(trio.SocketStream(trio.socket.from_stdlib_socket(ours))))
+        return PACKET_STREAM, dialled[-1]
+
+    path = StreamPath(dial, lab._receive, OURS, lab.complaints.append)
+    nursery.start_soon(path.run)
+    for number in range(1, 4):
+        path.send([frame_of(4, TCP, b"x", 100)])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert len(dialled) == path.stats.dropped == number
+        assert path.kind == "none"
+    assert lab.complaints == []
+
+
+async def test_a_stream_that_the_peer_dialled_and_reset_at_once_ends_just_that(nursery: trio.Nursery) -> None:
+    lab = Lab()
+    nursery.start_soon(lab.path.run)
+    ours, theirs = trio.testing.memory_stream_pair()
+    await trio.aclose_forcefully(theirs)
+    await lab.path.adopt(PACKET_STREAM, ours)
+    lab.path.send([frame_of(4, TCP, b"x", 100)])
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(lab.theirs) == 1
 
 
 async def test_what_can_not_be_sent_is_dropped_and_counted(
