@@ -84,7 +84,8 @@ class GoVpn:
         return {bucket: {key: json.loads(v) for key, v in rows.items()} for bucket, rows in found.items() if rows}
 
     def wait_until_it_answers(self, timeout: float = 15) -> None:
-        wait_for(lambda: self.get("summary"), timeout, what=f"the API of {self.node.netns}")
+        # Other routes panic while it joins its network.
+        wait_for(lambda: self.get("ledger") is not None, timeout, what=f"the API of {self.node.netns}")
 
     def watch(self, bucket: str) -> GoWatch:
         return GoWatch(self.node, bucket, self.home / f"watch-{bucket}")
