@@ -23,7 +23,7 @@ MakeTable = Callable[..., Table]
 Spread = dict[tuple[str, str], list[tuple[float, float | None]]]
 BUCKET = "interop"  # no policy: anybody's, the highest version wins
 LATE = 10.0  # s until a change counts as lost
-ROTATIONS = int(os.environ.get("ROTATIONS", "5"))
+ROTATIONS = int(os.environ.get("ROTATIONS", "5"))  # fewer for a quick look
 
 pytestmark = pytest.mark.timeout(95)
 
