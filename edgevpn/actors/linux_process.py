@@ -16,11 +16,14 @@ import ctypes
 import os
 import resource
 import signal
+import struct
 import time
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
+CAP_SETGID, CAP_SETUID = 6, 7
+_CAPABILITY_VERSION_3 = 0x20080522
 PR_SET_NO_NEW_PRIVS = 38
 PR_GET_TID_ADDRESS = 40  # needs CONFIG_CHECKPOINT_RESTORE
 
@@ -63,6 +66,20 @@ def die_with_parent(parent_pid: int, signal_number: int = signal.SIGKILL) -> Non
 def forbid_new_privileges() -> None:
     """No exec of ours can ever gain rights any more (setuid bits, file capabilities)."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def keep_capabilities(*kept: int) -> None:
+    """Give up all capabilities but these (capabilities(7), capset(2)), in what is permitted and what is in force.
+
+    Raises OSError.
+    """
+    mask = sum(1 << capability for capability in kept)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    data = struct.pack("=6I", low, low, 0, high, high, 0)  # effective, permitted, inheritable
+    if _libc.capset(header, data) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"capset: {os.strerror(number)}")
 
 
 def hide_memory() -> None:

@@ -16,6 +16,8 @@ Protocol, one JSON object a SEQPACKET message:
   from us:  {"stage": name}, {"stage": name, "failed": why} as they come; {"unfit": why} once, if we can't fork at all
             {"id", "pid"} by the new child, or {"id", "error": why}
 End of file: the supervisor is gone, so are we.
+
+Started by root it stays root, for its children are to become other users, but keeps no other right of root's.
 """
 
 from __future__ import annotations
@@ -175,6 +177,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the group: the supervisor ends us
         signal.signal(number, signal.SIG_IGN)
     os.environ.pop("PYTHONPATH", None)  # it was for our own imports, see template_start.python_environment
+    if os.geteuid() == 0:  # all that it needs of root's rights: to make its children other users
+        linux_process.keep_capabilities(linux_process.CAP_SETGID, linux_process.CAP_SETUID)
     sock = socket.socket(fileno=int(arguments[0]))
     sock.set_inheritable(False)
     stages: list[tuple[str, Sequence[str]]] = [(BASE_STAGE, _BASE_MODULES)]
