@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.labkit.namespaces import Lab, why_not
-from scripts.labkit.nodes import EDGEVPN
+from scripts.labkit.nodes import EDGEVPN, Vpn
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,3 +33,20 @@ def make_lab() -> Iterator[Callable[..., Lab]]:
             return stack.enter_context(Lab(n, **options))  # type: ignore[arg-type]
 
         yield make
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Vpn]]:
+    """Nodes that end with the test; their logs are shown when it fails."""
+    nodes: list[Vpn] = []
+
+    def make(*args: object, **more: object) -> Vpn:
+        vpn = Vpn(*args, **more)  # type: ignore[arg-type]
+        nodes.append(vpn)
+        return vpn
+
+    yield make
+    for vpn in nodes:
+        if vpn.log.exists():
+            print(f"--- {vpn.node.netns}\n{vpn.tail(40)}")
+        vpn.close()

@@ -14,10 +14,9 @@ from edgevpn.proto.network_config import parse_token
 from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import EDGEVPN, environment, new_token
-from tests.netns.test_node import MakeNode, start
+from tests.netns.test_node import MakeNode
 from tests.unit.test_cli_main import memory_holds
 
-__all__ = ["start"]  # a fixture
 MakeLab = Callable[..., Lab]
 
 

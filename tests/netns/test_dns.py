@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,22 +35,6 @@ print(json.dumps([dns.rcode.to_text(reply.rcode()), records]))
 """
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-def start() -> Iterator[MakeNode]:
-    nodes: list[Vpn] = []
-
-    def make(*args: object, **more: object) -> Vpn:
-        vpn = Vpn(*args, **more)  # type: ignore[arg-type]
-        nodes.append(vpn)
-        return vpn
-
-    yield make
-    for vpn in nodes:
-        if vpn.log.exists():
-            print(f"--- {vpn.node.netns}\n{vpn.tail(30)}")
-        vpn.close()
 
 
 def ask(node: Node, server: str, name: str, rdtype: str = "A", how: str = "udp") -> tuple[str, list[str]]:

@@ -11,9 +11,8 @@ from edgevpn.ledger.quota import Quota
 from scripts.labkit import spread, traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import EDGEVPN, Vpn, environment, new_token
-from tests.netns.test_node import ACTORS, MakeNode, machines, start
+from tests.netns.test_node import ACTORS, MakeNode, machines
 
-__all__ = ["start"]  # a fixture
 MakeLab = Callable[..., Lab]
 pytestmark = pytest.mark.timeout(180)
 

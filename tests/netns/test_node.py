@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,23 +24,6 @@ NOBODY = "12D3KooWQPdPtQbfhsmWCQRyquGuxjxEciCEmp1FxzFLN3gCJ5cz"
 ACTORS = ("sealer", "host", "discovery", "gossip", "ledger", "tun")
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-def start() -> Iterator[MakeNode]:
-    """Nodes that end with the test; their logs are shown when it fails."""
-    nodes: list[Vpn] = []
-
-    def make(*args: object, **more: object) -> Vpn:
-        vpn = Vpn(*args, **more)  # type: ignore[arg-type]
-        nodes.append(vpn)
-        return vpn
-
-    yield make
-    for vpn in nodes:
-        if vpn.log.exists():
-            print(f"--- {vpn.node.netns}\n{vpn.tail(40)}")
-        vpn.close()
 
 
 def alive(pids: list[int]) -> bool:

@@ -13,9 +13,8 @@ from scripts.labkit.namespaces import Lab, Node
 from scripts.labkit.nodes import Vpn
 from scripts.labkit.traffic import wait_for
 from tests.netns.test_datagrams import path_of, two_on_datagrams
-from tests.netns.test_node import MakeNode, start
+from tests.netns.test_node import MakeNode
 
-__all__ = ["start"]  # a fixture
 MakeLab = Callable[..., Lab]
 LIMITS = (1280 - 28 - 38, 1280 - 48 - 38)  # by IPv4, by IPv6
 pytestmark = pytest.mark.timeout(90)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,23 +28,6 @@ _time, _time_ns = time.time, time.time_ns
 time.time = lambda: _time() + ({offset})
 time.time_ns = lambda: _time_ns() + int(({offset}) * 1e9)
 """
-
-
-@pytest.fixture
-def start() -> Iterator[MakeNode]:
-    """Nodes that end with the test; their logs are shown when it fails."""
-    nodes: list[Vpn] = []
-
-    def make(*args: object, **more: object) -> Vpn:
-        vpn = Vpn(*args, **more)  # type: ignore[arg-type]
-        nodes.append(vpn)
-        return vpn
-
-    yield make
-    for vpn in nodes:
-        if vpn.log.exists():
-            print(f"--- {vpn.node.netns}\n{vpn.tail(40)}")
-        vpn.close()
 
 
 def counters(vpn: Vpn) -> dict[str, int]:

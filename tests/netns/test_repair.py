@@ -12,9 +12,8 @@ from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import Vpn, new_token
 from scripts.labkit.traffic import wait_for
-from tests.netns.test_node import MakeNode, start
+from tests.netns.test_node import MakeNode
 
-__all__ = ["start"]  # a fixture
 MakeLab = Callable[..., Lab]
 pytestmark = [
     pytest.mark.timeout(180),

@@ -27,23 +27,6 @@ ENDPOINTS = [sys.executable, str(ROOT / "scripts" / "labkit" / "endpoints.py")]
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture
-def start() -> Iterator[MakeNode]:
-    """Nodes that end with the test; their logs are shown when it fails."""
-    nodes: list[Vpn] = []
-
-    def make(*args: object, **more: object) -> Vpn:
-        vpn = Vpn(*args, **more)  # type: ignore[arg-type]
-        nodes.append(vpn)
-        return vpn
-
-    yield make
-    for vpn in nodes:
-        if vpn.log.exists():
-            print(f"--- {vpn.node.netns}\n{vpn.tail(40)}")
-        vpn.close()
-
-
 def serve(node: Node, what: str, host: str, port: int, log: Path | None = None) -> subprocess.Popen[bytes]:
     process = node.popen([*ENDPOINTS, what, host, str(port)], log=log)
     wait_for(lambda: f":{port} " in node.run(["ss", "-Hltn"]).stdout, 10, what=f"port {port}")
