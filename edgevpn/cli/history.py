@@ -12,7 +12,10 @@ from pathlib import Path
 
 MAX_LINES = 1000
 _LONG_RUN = re.compile(r"[A-Za-z0-9+/=_-]{24,}")
-_PEER_ID = re.compile(r"(?:12D3KooW|16Uiu2HA|Qm|bafz|k51)[A-Za-z0-9]{38,60}\Z")
+# By their lengths, too: one in 3,844 keys of 43 letters begins with Qm.
+_PEER_ID = re.compile(
+    r"(?:12D3KooW[A-Za-z0-9]{44}|16Uiu2HA[A-Za-z0-9]{45}|Qm[A-Za-z0-9]{44}|(?:bafz|k51)[a-z0-9]{55,60})\Z"
+)
 _BYTE_ESCAPE = re.compile(r"\\x[0-9a-fA-F]{2}")
 _MANY_ESCAPES = 6  # a key as Python writes bytes has about twenty
 

@@ -1,5 +1,6 @@
 """The command `edgevpn` as a whole: dispatch, errors, and the way from flags to a process without the token."""
 
+import errno
 import json
 import os
 import re
@@ -226,7 +227,16 @@ def test_any_text_for_any_flag_makes_a_node_or_a_usage_error(data: st.DataObject
 
 
 def memory_holds(pid: int, needle: bytes) -> bool:
-    """Whether any writable memory of a process holds `needle`."""
+    """Whether any writable memory of a process holds `needle`. What it unmaps is looked up anew."""
+    while True:
+        try:
+            return _holds_now(pid, needle)
+        except OSError as exc:
+            if exc.errno != errno.EIO:
+                raise
+
+
+def _holds_now(pid: int, needle: bytes) -> bool:
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         for line in maps:
             span, rights, *_ = line.split()

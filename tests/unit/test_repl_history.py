@@ -36,6 +36,11 @@ def test_lines_with_what_looks_like_a_secret_are_not(turn: int) -> None:
         assert not history.may_keep(f"x = '{secret}'"), turn
 
 
+def test_a_key_that_begins_like_a_peer_id_is_not_kept() -> None:
+    assert not history.may_keep(f"x = 'Qm{'aB1x' * 10}z'")
+    assert history.may_keep(f"x = 'Qm{'aB1x' * 11}'")
+
+
 @pytest.mark.parametrize("line", ["", "   ", " x = 'between us'"])
 def test_empty_lines_and_those_after_a_space_are_not(line: str) -> None:
     assert not history.may_keep(line)
