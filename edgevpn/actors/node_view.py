@@ -104,6 +104,11 @@ class NodeView:
             return self._waiting_for_address
         if self._states["members"]:
             return ""
+        if self._states["peers"] and self._config.peergate:
+            return (
+                f"a node that the peer gate lets in: connected to {len(self._states['peers'])} peer(s), none of which "
+                "has proved a key of the trust zone (`edgevpn peergater status` shows who has)"
+            )
         if self._states["peers"]:
             return (
                 f"a node of this network: connected to {len(self._states['peers'])} peer(s), none of which is on its "
