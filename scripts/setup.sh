@@ -18,6 +18,7 @@ flock 9
 # command, and the Debian package it comes in
 needed=(ip:iproute2 ping:iputils-ping iperf3:iperf3 ethtool:ethtool tmux:tmux cc:gcc nft:nftables)
 needed+=(chromium:chromium chromedriver:chromium-driver fc-match:fontconfig) # the dashboard's tests
+needed+=(zsh:zsh fish:fish)                                                   # the completion's
 
 have_header() {
     local directory

@@ -2,8 +2,8 @@
 
 `edgevpn file-send` and `file-receive` are such nodes. Files belong to who runs the command, and actors run as a user
 who can neither read nor write them; so the transfer is done by a process beside the actors, with the caller's rights,
-and with nothing of the node's but its sockets: no token, no key. It speaks on the terminal, and its exit code is the
-command's.
+and with nothing of the node's but its sockets: no token, no key. It reads what a peer sends, so it gives up whatever
+the transfer does not need (`confine`) first. It speaks on the terminal, and its exit code is the command's.
 """
 
 from __future__ import annotations
@@ -15,10 +15,24 @@ from collections.abc import Sequence
 
 import trio
 
+from edgevpn.actors import linux_process, seccomp_profile
 from edgevpn.actors.template_start import python_command, python_environment
 
 MODULE = "edgevpn.cli.transfer"
 GRACE = 3.0  # seconds for it to take back what it announced
+
+
+def confine() -> None:
+    """Leave this process, an errand, what it takes to read and write the caller's files and to speak with the node.
+
+    Of root's rights only those over files, no sockets but Unix ones, no program to start. Without libseccomp (the node
+    says so of its actors) the rights over other processes, the network and the machine are gone all the same.
+    """
+    if os.geteuid() == 0:
+        files = (linux_process.CAP_DAC_OVERRIDE, linux_process.CAP_DAC_READ_SEARCH, linux_process.CAP_FOWNER)
+        linux_process.keep_capabilities(*files)
+    linux_process.forbid_new_privileges()
+    seccomp_profile.confine(seccomp_profile.LOCAL)
 
 
 class Errand:

@@ -20,6 +20,7 @@ from typing import Any
 import trio
 
 from edgevpn.actors.client import Client
+from edgevpn.actors.errand import confine
 from edgevpn.actors.host_link import HostLink, Inbound, StreamRefusedError
 from edgevpn.actors.ledger_view import Announcer, LedgerView, Ours, own_peer_id, user_of
 from edgevpn.actors.linux_process import die_with_parent
@@ -321,6 +322,7 @@ async def _run(run_dir: Path, words: Mapping[str, Any]) -> int:
 def main(argv: Sequence[str]) -> int:
     run_dir, supervisor, word = argv
     die_with_parent(int(supervisor))
+    confine()
     return run_guarded(lambda: trio.run(_run, Path(run_dir), words_untrusted(word)), debug=lambda: False)
 
 

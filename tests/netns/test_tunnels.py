@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from scripts.labkit.namespaces import Lab, LabError, Node
@@ -298,9 +299,31 @@ def test_a_directory_arrives_and_several_receivers_are_served(files: Files, tmp_
 def test_a_file_that_only_its_owner_may_read_is_sent(files: Files) -> None:
     digest = make_file(files.home / "secret", 100_000)
     (files.home / "secret").chmod(0o400)
+    os.chown(files.home / "secret", 12345, 12345)  # root may, and sends it
     sender = files.send(files.home / "secret", "--once", "--json")
     assert result(files.receive(files.home / "out"))["sha256"] == digest
     assert result(sender)["size"] == 100_000
+
+
+def test_what_reads_a_peers_file_has_roots_rights_over_files_alone(files: Files) -> None:
+    receiver = files.receive(files.home / "out")
+
+    def errand() -> psutil.Process | None:
+        found = psutil.Process(receiver.pid).children(recursive=True)
+        return next((child for child in found if "edgevpn.cli.transfer" in child.cmdline()), None)
+
+    def status() -> dict[str, str]:
+        process = errand()
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines() if process else []
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+    wait_for(lambda: status().get("Seccomp") == "2", 20, what="the filter on its system calls")
+    found = status()
+    assert int(found["CapEff"], 16) == int(found["CapPrm"], 16) == 0b1110  # capabilities(7): DAC_OVERRIDE to FOWNER
+    assert found["NoNewPrivs"] == "1"
+    receiver.send_signal(signal.SIGINT)
+    receiver.communicate(timeout=20)
+    assert receiver.returncode == 130
 
 
 def test_a_receiver_gives_up_when_told_so_and_leaves_nothing(files: Files) -> None:
