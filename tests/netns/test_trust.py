@@ -11,6 +11,7 @@ import pytest
 
 from edgevpn.identity import load_or_create
 from edgevpn.proto import peerguard
+from edgevpn.proto.peer_key import PrivateKey
 from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import Vpn, new_token
@@ -164,6 +165,26 @@ await gossip.publish({topic!r}, bytes.fromhex({data!r}))
     assert set(one.json("ledger", "trustzone")) >= {me}
     assert me not in trusted(strict)  # type: ignore[operator]
     assert is_cut(go, "10.1.0.2")
+
+
+def test_one_of_the_nodes_that_clean_up_takes_out_of_the_zone_who_left(make_lab: MakeLab, start: MakeNode) -> None:
+    lab, token = make_lab(2), new_token()
+    key, _ = peerguard.generate_key_pair()
+    guard = ("--peerguard", "--peergate", "--peergate-interval=1", "--peergate-autoclean")
+    one, two = (start(lab, k, token, *guard, key=key) for k in (1, 2))
+    peers = {vpn.wait_for_state("up")["peer_id"] for vpn in (one, two)}
+    wait_for(lambda: len(trusted(one)) == 1, 20, what="the two to trust each other")  # type: ignore[arg-type]
+    left = PrivateKey.generate().peer_id
+    for peer in (left, *peers):
+        announce = f"""
+from edgevpn.proto.messages import Announce, Done
+from edgevpn.proto.values import TRUSTZONE_VALUE
+await actor.client("ledger").call(Announce("trustzone", {peer!r}, TRUSTZONE_VALUE), Done)
+"""
+        one.ask("repl", "trust", "-c", announce)
+    wait_for(lambda: set(two.json("ledger", "trustzone")) == {left, *peers}, 10, what="the zone to be known")
+    for vpn in (one, two):
+        wait_for(lambda vpn=vpn: set(vpn.json("ledger", "trustzone")) == peers, 15, what="the clean-up")  # type: ignore[misc]
 
 
 def test_peers_and_networks_on_the_blacklist_are_not_connected_with_in_either_direction(
