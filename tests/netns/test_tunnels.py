@@ -382,7 +382,7 @@ reply = exactly(10)
 print("reply", reply[1])
 if reply[1] == 0:
     s.sendall(b"GET /socks HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
-    print(s.recv(65536).decode())
+    print(s.makefile().read())
 """
 
 
