@@ -18,8 +18,8 @@ import click
 
 from edgevpn.cli import launch, run_dir, token
 from edgevpn.cli.checks import FAIL, OK, WARN, Check, tell
+from edgevpn.cli.commands import ALIASES, load_named
 from edgevpn.cli.flags import ROOT, Flag, closest, notices, parse, settle
-from edgevpn.cli.main import ALIASES, load_named
 from edgevpn.cli.node_commands import NODE_COMMANDS, Purpose
 from edgevpn.errors import EdgevpnError, UsageError
 from edgevpn.proto import otp

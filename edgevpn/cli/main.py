@@ -1,69 +1,25 @@
 """The command `edgevpn`: which command is meant, and how its end is told.
 
 Without a command (or with `start`) it brings up a node: flags, token, then edgevpn/cli/launch.py. The commands that
-ask a running node are click commands in modules of their own. Everything but this file and the flag table is imported
-when it is needed: a start spends its first tenth of a second here.
-
-Errors end in one line on stderr and an exit code (edgevpn/errors.py); --debug shows the traceback instead.
+ask a running node are click commands in modules of their own (commands.py). Everything but the tables and ending.py is
+imported when it is needed: a start spends its first tenth of a second here.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from edgevpn import __version__
+from edgevpn.cli.commands import ALIASES, COMMANDS, load, load_named
+from edgevpn.cli.ending import complain, run_guarded
 from edgevpn.cli.flags import ROOT, SECRET_ENVIRONMENT, Settings, closest, notices, parse, settle
 from edgevpn.cli.node_commands import NODE_COMMANDS, Purpose, optional_actors
-from edgevpn.errors import EdgevpnError, UsageError
+from edgevpn.errors import UsageError
 
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
-EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 _ASKING_FLAGS = ("run-dir", "interface")  # may also stand before an asking command
-
-
-class Command(NamedTuple):
-    """A command that asks a running node. `target`: module and name of its click command."""
-
-    target: str
-    usage: str
-    help: str
-
-
-COMMANDS: dict[str, Command] = {
-    "status": Command("edgevpn.cli.ask:status", "status", "Show the node at a glance"),
-    "peers": Command("edgevpn.cli.ask:peers", "peers", "Show the network's machines and how they are reached"),
-    "ledger": Command("edgevpn.cli.ask:ledger", "ledger [BUCKET]", "Show what the network agreed on"),
-    "actors": Command(
-        "edgevpn.cli.actors:actors", "actors [restart NAME]", "Show the node's processes, or restart one"
-    ),
-    "top": Command("edgevpn.cli.top:top", "top", "Show nodes, paths, rates and processes, live"),
-    "logs": Command("edgevpn.cli.logs:logs", "logs [NAME]", "Show the node's log, or one actor's"),
-    "tunnels": Command("edgevpn.cli.tunnels:tunnels", "tunnels", "Show services, egress and proxy of the node"),
-    "netcheck": Command("edgevpn.cli.netcheck:netcheck", "netcheck", "Check how this machine reaches others"),
-    "doctor": Command("edgevpn.cli.doctor:doctor", "doctor", "Check what a node needs, and say what to do"),
-    "dns-list": Command("edgevpn.cli.names:listing", "dns-list", "Show the network's names and who has them"),
-    "dns-add": Command("edgevpn.cli.names:add", "dns-add PATTERN TYPE RECORD", "Add a name to the network's DNS"),
-    "dns-remove": Command("edgevpn.cli.names:remove", "dns-remove PATTERN [TYPE]", "Take a name away again"),
-    "ping": Command("edgevpn.cli.ask:ping", "ping PEER|IP", "Measure the way to a peer"),
-    "peergater": Command(
-        "edgevpn.cli.peergater:peergater", "peergater COMMAND", "Make keys for --peerguard, and say which ones count"
-    ),
-    "unit": Command("edgevpn.cli.unit:unit", "unit", "Print a systemd unit for this installation"),
-    "config": Command(
-        "edgevpn.cli.config_check:config",
-        "config check [FILE] [COMMAND] [FLAGS]",
-        "Check a network config and a node's flags without starting it",
-    ),
-    "completion": Command(
-        "edgevpn.cli.completion:completion", "completion SHELL", "Print a completion script for bash, zsh or fish"
-    ),
-    "api-url": Command("edgevpn.cli.api_url:api_url", "api-url", "Show where the dashboard is, with its token"),
-    "repl": Command("edgevpn.cli.repl:repl", "repl NAME [-c CODE]", "Open a Python prompt inside a running actor"),
-}
-ALIASES = {"sa": "service-add", "sc": "service-connect", "fs": "file-send", "fr": "file-receive"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,59 +46,6 @@ def run(args: Sequence[str]) -> int:
     meant = closest(name, [*COMMANDS, *NODE_COMMANDS])
     shown = name if len(name) <= 24 else "that"  # it might be a token in the wrong place
     raise UsageError(f"no command {shown}: " + (f"did you mean {meant}?" if meant else "see edgevpn --help"))
-
-
-def run_guarded(work: Callable[[], int], *, debug: Callable[[], bool]) -> int:
-    """Call `work` and turn whatever ends it into an exit code and at most one line on stderr.
-
-    `debug`: asked after a failure, whether to show its traceback.
-    """
-    try:
-        code = work()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has enough. Keep the interpreter from trying, and failing, to flush the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return EXIT_BROKEN_PIPE
-    except BaseException as exc:
-        if isinstance(exc, SystemExit):
-            raise
-        if debug():
-            import traceback
-
-            traceback.print_exception(exc)
-        reason = _reason(exc)
-        if isinstance(reason, KeyboardInterrupt):
-            return EXIT_INTERRUPTED
-        if isinstance(reason, EdgevpnError):
-            complain(str(reason))
-            return reason.exit_code
-        complain(f"unexpected {type(reason).__name__}: {reason} (run it with --debug for the traceback)")
-        return 1
-    return code
-
-
-def complain(text: str) -> None:
-    """One line on stderr."""
-    print(f"edgevpn: {' '.join(text.split())}", file=sys.stderr)
-
-
-def _reason(exc: BaseException) -> BaseException:
-    """What to tell of `exc`: of a group's leaves the first meant for the user, else an interrupt, else the first."""
-    leaves = list(_leaves(exc))
-    for kind in (EdgevpnError, KeyboardInterrupt):
-        for leaf in leaves:
-            if isinstance(leaf, kind):
-                return leaf
-    return leaves[0]
-
-
-def _leaves(exc: BaseException) -> Iterable[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in exc.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield exc
 
 
 # --- the commands -------------------------------------------------------------------------------------------------
@@ -221,21 +124,8 @@ def _ask(name: str, given: dict[str, list[str]], words: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def load(name: str) -> Any:
-    """The click command `name` of COMMANDS."""
-    return load_named(COMMANDS[name].target)
-
-
-def load_named(target: str) -> Any:
-    """What "module:name" names."""
-    import importlib
-
-    module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
 def _help(table: Iterable[Any], usage: str, text: str) -> int:
-    from edgevpn.cli.reference import help_text
+    from edgevpn.cli.help_text import help_text
 
     print(help_text(tuple(table), usage, text), end="")
     return 0

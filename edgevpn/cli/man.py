@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edgevpn import __version__
+from edgevpn.cli.commands import ALIASES, COMMANDS, load
 from edgevpn.cli.flags import COMMON, HELP, ROOT_ONLY, VERSION, Flag
-from edgevpn.cli.main import ALIASES, COMMANDS, load
+from edgevpn.cli.help_text import EXIT_CODES, plain_default
 from edgevpn.cli.node_commands import NODE_COMMANDS
-from edgevpn.cli.reference import EXIT_CODES, plain_default
 from edgevpn.cli.words import Option, Place, places
 
 _ABOUT = (

@@ -1,4 +1,4 @@
-"""The flag table and the commands as text: `edgevpn --help`, and the page docs/reference/cli.md.
+"""The flag table and the commands as the page docs/reference/cli.md.
 
 The page is written by `python -m edgevpn.cli.reference > docs/reference/cli.md`, with --man the man page (man.py) for
 docs/reference/edgevpn.1; a test says when one is out of date.
@@ -12,25 +12,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgevpn.cli import run_dir
-from edgevpn.cli.flags import COMMON, HELP, ROOT_ONLY, VERSION, Flag
-from edgevpn.cli.main import ALIASES, COMMANDS, load
+from edgevpn.cli.commands import ALIASES, COMMANDS, load
+from edgevpn.cli.flags import COMMON, ROOT_ONLY, Flag
+from edgevpn.cli.help_text import EXIT_CODES, plain_default
 from edgevpn.cli.node_commands import NODE_COMMANDS
-from edgevpn.cli.output import terminal_width
 
 if TYPE_CHECKING:
     import click
 
-_INDENT = 38
-
-EXIT_CODES = {  # edgevpn/errors.py and edgevpn/cli/main.py
-    0: "done",
-    1: "failed",
-    2: "wrong usage or configuration",
-    3: "no node answers",
-    4: "the machine does not allow it",
-    6: "a running node ended because the actors it is for died too often",
-    130: "interrupted",
-}
 _INTRODUCTION = """\
 # Command line
 
@@ -47,23 +36,6 @@ same place, the config wins. Times are seconds, or like `15s`, `5m` and `1h30m` 
 Another user of the machine can see a command's arguments while it starts. Give the token in EDGEVPNTOKEN, or by
 `--config` in a file that only you can read.
 """
-
-
-def help_text(table: Iterable[Flag], usage: str, text: str) -> str:
-    """What --help prints."""
-    flags = (*table, HELP, VERSION)
-    lines = [f"Usage: {usage}", "", text, ""]
-    if any(flag.name == "interface" for flag in flags):
-        usages = [(c.usage, c.help) for c in NODE_COMMANDS.values()] + [(c.usage, c.help) for c in COMMANDS.values()]
-        lines += ["Commands:", *(_entry(*usage) for usage in usages), ""]
-    lines += ["Flags:"]
-    for flag in flags:
-        if not flag.nothing_yet:
-            lines.append(_entry(_synopsis(flag), " ".join([flag.help + _default(flag), *_env(flag)])))
-    nothing_yet = ", ".join(flag.dashed for flag in flags if flag.nothing_yet)
-    lines += ["", "Accepted for compatibility, without effect yet:"]
-    lines += [_wrapped(nothing_yet, "  ", "  ")]
-    return "\n".join(lines) + "\n"
 
 
 def page() -> str:
@@ -118,47 +90,6 @@ def _option_table(options: Iterable[click.Option]) -> str:
         names = ", ".join(f"`{name}`" for name in option.opts)
         lines.append(f"| {names} | {f'`{option.envvar}`' if option.envvar else ''} | {option.help or ''} |")
     return "\n".join(lines) + "\n"
-
-
-def _synopsis(flag: Flag) -> str:
-    if flag.kind == "bool":
-        return f"{flag.dashed}=false" if flag.default else flag.dashed
-    return f"{flag.dashed} {flag.kind.upper()}"
-
-
-def plain_default(flag: Flag) -> str:
-    """The default as one would write it, "" for an empty or false one."""
-    if flag.kind == "list":
-        return ",".join(flag.default)
-    if flag.kind == "bool":
-        return "true" if flag.default else ""
-    return str(flag.default)
-
-
-def _default(flag: Flag) -> str:
-    return f" (default: {plain_default(flag)})" if plain_default(flag) else ""
-
-
-def _env(flag: Flag) -> list[str]:
-    return [f"[{flag.env}]"] if flag.env else []
-
-
-def _entry(left: str, right: str) -> str:
-    first = f"  {left}"
-    if len(first) > _INDENT - 2:
-        return first + "\n" + _wrapped(right, " " * _INDENT, " " * _INDENT)
-    return _wrapped(right, first.ljust(_INDENT), " " * _INDENT)
-
-
-def _wrapped(text: str, first: str, following: str) -> str:
-    return textwrap.fill(
-        text,
-        terminal_width(),
-        initial_indent=first,
-        subsequent_indent=following,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 from edgevpn.actors.stages import stages_for
 from edgevpn.actors.template_start import StartedTemplate, adopt_template
+from edgevpn.cli.ending import run_guarded
 from edgevpn.cli.flags import Flag, parse, settle
-from edgevpn.cli.main import run_guarded
 from edgevpn.config import NodeConfig
 from edgevpn.errors import UsageError
 

@@ -25,8 +25,8 @@ from edgevpn.actors.host_link import HostLink, Inbound, StreamRefusedError
 from edgevpn.actors.ledger_view import Announcer, LedgerView, Ours, own_peer_id, user_of
 from edgevpn.actors.linux_process import die_with_parent
 from edgevpn.cli import output
+from edgevpn.cli.ending import EXIT_INTERRUPTED, complain, run_guarded
 from edgevpn.cli.file_commands import words_untrusted
-from edgevpn.cli.main import EXIT_INTERRUPTED, complain, run_guarded
 from edgevpn.cli.transfer_view import TransferView
 from edgevpn.errors import EdgevpnError, UntrustedDataError
 from edgevpn.proto.back_off import BackOff

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from edgevpn.cli.commands import ALIASES, COMMANDS, load
 from edgevpn.cli.flags import HELP, ROOT, VERSION, Flag
-from edgevpn.cli.main import ALIASES, COMMANDS, load
 from edgevpn.cli.node_commands import NODE_COMMANDS
 from edgevpn.config import API_AUTH, DNS_SYSTEM, PATHS, REPAIRS
 from edgevpn.proto import values

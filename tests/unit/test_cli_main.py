@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from edgevpn.cli import flags, launch, main, output, reference
+from edgevpn.cli import ending, flags, launch, main, output, reference
 from edgevpn.errors import NodeUnreachableError, UsageError
 from edgevpn.proto.network_config import generate
 
@@ -146,7 +146,7 @@ def test_output_into_a_closed_pipe_is_quiet() -> None:
         check=False,
     )
     os.close(writer)
-    assert done.returncode == main.EXIT_BROKEN_PIPE
+    assert done.returncode == ending.EXIT_BROKEN_PIPE
     assert done.stderr == b""
 
 

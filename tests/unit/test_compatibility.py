@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from edgevpn.cli import flags, launch, tunnel_commands
+from edgevpn.cli.commands import ALIASES, COMMANDS
 from edgevpn.cli.flags import COMMON, HELP, ROOT, VERSION, Flag
-from edgevpn.cli.main import ALIASES, COMMANDS
 from edgevpn.cli.node_commands import NODE_COMMANDS
 from edgevpn.web import go_routes
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from edgevpn.cli import completion, completion_scripts, words
-from edgevpn.cli.main import ALIASES, COMMANDS
+from edgevpn.cli.commands import ALIASES, COMMANDS
 from edgevpn.cli.node_commands import NODE_COMMANDS
 from edgevpn.proto import messages
 from edgevpn.proto.messages import Actors, ActorStatus, Hello, Reply
