@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from edgevpn.cli import ending, flags, launch, main, output, reference
+from edgevpn.cli import commands, ending, flags, launch, main, output, reference
 from edgevpn.errors import NodeUnreachableError, UsageError
 from edgevpn.proto.network_config import generate
 
@@ -50,7 +50,7 @@ def test_help_names_every_flag_and_command(capsys: pytest.CaptureFixture[str]) -
     assert code == 0
     for flag in flags.ROOT:
         assert re.search(rf"(?<![\w-]){flag.dashed}(?![\w-])", out), flag.name
-    for name in main.COMMANDS:
+    for name in commands.COMMANDS:
         assert f"\n  {name}" in out
     assert run(capsys, "-h")[1] == run(capsys, "help")[1] == out
     start = run(capsys, "start", "--help")[1]
@@ -121,7 +121,7 @@ def test_whatever_ends_a_command_is_a_code_and_at_most_one_line(
 
     stdout = os.dup(1)  # a broken pipe replaces it
     try:
-        assert main.run_guarded(fail, debug=lambda: False) == code
+        assert ending.run_guarded(fail, debug=lambda: False) == code
     finally:
         os.dup2(stdout, 1)
         os.close(stdout)

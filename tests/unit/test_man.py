@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevpn.cli import flags, main, man
+from edgevpn.cli import commands, flags, man
 from edgevpn.cli.node_commands import NODE_COMMANDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "edgevpn.1"
@@ -24,7 +24,7 @@ def test_it_names_every_flag_command_and_option() -> None:
     tags = re.findall(r"^\.B (.*)$", page, re.MULTILINE)
     for flag in (*flags.ROOT, *(flag for command in NODE_COMMANDS.values() for flag in command.flags)):
         assert any(re.match(rf"{flag.dashed}(?![\w-])", tag) for tag in tags), flag.name
-    for command in (*NODE_COMMANDS.values(), *main.COMMANDS.values()):
+    for command in (*NODE_COMMANDS.values(), *commands.COMMANDS.values()):
         assert f"edgevpn {command.usage}" in tags
     assert "--lines VALUE" in page
     assert "edgevpn peergater accept" in page
