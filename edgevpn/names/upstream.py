@@ -4,6 +4,10 @@ A forged answer must guess the id (16 bits), the port (the kernel's choice, new 
 letter of the name (0x20: servers copy the question as it is). An answer with another id or question is not ours and is
 not waited on less for it; one that lost the letters' case is asked for again by TCP, where nobody can put in a word.
 
+What reading a reply costs grows with the squares of the numbers of labels in its names (they are hashed by every
+ending), and compression lets a few bytes stand for a name of 127. So a reply is weighed before it is read: its names
+are looked at one by one, until they are too much.
+
 Of an answer only what belongs to the question is kept: the chain of CNAMEs from its name to the records of its type,
 and, where there are none, the SOA that says for how long. Nothing else of what a server sends reaches client or cache.
 """
@@ -21,9 +25,11 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
+import dns.wire
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.names.wire import MAX_UDP, UNREADABLE, Answer
@@ -32,6 +38,7 @@ MAX_REPLY: Final = 16_384  # bytes
 MAX_RECORDS: Final = 128  # of one reply
 MANY_RECORDS: Final = 24  # from which on reading a hostile reply takes some 10 ms: better in a thread
 MAX_CHAIN: Final = 16  # CNAMEs
+MAX_WEIGHT: Final = 25_000  # the labels of each name, squared, added up: 1,000 names of 5 labels, or 21 of ip6.arpa
 _HEADER: Final = struct.Struct("!HHHHHH")
 _QR: Final = 0x8000
 _DNSSEC: Final = frozenset((dns.rdatatype.RRSIG, dns.rdatatype.NSEC, dns.rdatatype.NSEC3))
@@ -93,6 +100,7 @@ def read_reply_untrusted(wire: bytes, asked: Asked, *, tcp: bool = False) -> Ans
         if truncated:  # its rest may be cut anywhere: the question is all that is read
             message = dns.message.from_wire(wire, question_only=True, ignore_trailing=True)
         else:
+            _weigh_untrusted(wire, questions, sum(counts))
             message = dns.message.from_wire(wire, ignore_trailing=True)
         [question] = message.question
     except UNREADABLE as exc:
@@ -109,6 +117,32 @@ def read_reply_untrusted(wire: bytes, asked: Asked, *, tcp: bool = False) -> Ans
 def is_large_untrusted(wire: bytes) -> bool:
     """Whether a reply may take long to read."""
     return len(wire) >= _HEADER.size and sum(_HEADER.unpack_from(wire)[3:]) > MANY_RECORDS
+
+
+def _weigh_untrusted(wire: bytes, questions: int, records: int) -> None:
+    """Raises UntrustedDataError for more than MAX_WEIGHT; one of dnspython's for what is malformed."""
+    weight = 0
+    parser = dns.wire.Parser(wire, _HEADER.size)
+    for _ in range(questions):
+        parser.get_name(decompress=True)
+        parser.get_struct("!HH")
+    for _ in range(records):
+        weight += len(parser.get_name(decompress=True)) ** 2
+        rdtype, rdclass, _, size = parser.get_struct("!HHIH")
+        with parser.restrict_to(size):
+            rdata = dns.rdata.from_wire_parser(rdclass, rdtype, parser)
+        weight += sum(len(name) ** 2 for name in _names_in(rdata))
+        if weight > MAX_WEIGHT:
+            raise UntrustedDataError("a reply of too many long names")
+
+
+def _names_in(rdata: dns.rdata.Rdata) -> Iterable[dns.name.Name]:
+    for kind in type(rdata).__mro__:
+        for slot in getattr(kind, "__slots__", ()):
+            value = getattr(rdata, slot, None)
+            for part in value if isinstance(value, (tuple, list)) else (value,):
+                if isinstance(part, dns.name.Name):
+                    yield part
 
 
 def _sifted(message: dns.message.Message, asked: Asked) -> Answer:

@@ -119,6 +119,33 @@ def test_a_reply_of_too_many_records_is_refused() -> None:
         read_reply_untrusted(message.to_wire(max_size=65535), to)
 
 
+def test_a_reply_of_many_long_names_is_refused_before_it_is_read() -> None:
+    to = asked(dns.name.from_text("a." * 60))
+    soa = b"\xc0\x0c\0\x06\0\x01\0\0\0\x3c\0\x18\xc0\x0c\xc0\x0c" + bytes(20)
+    for count, fits in ((1, True), (3, False), (128, False)):
+        wire = to.wire[:2] + b"\x81\x80\0\x01" + count.to_bytes(2, "big") + bytes(4) + question(to) + soa * count
+        if fits:
+            read_reply_untrusted(wire, to, tcp=True)
+        else:
+            with pytest.raises(UntrustedDataError, match="long names"):
+                read_reply_untrusted(wire, to, tcp=True)
+
+
+def question(to: Asked) -> bytes:
+    """The question's bytes."""
+    return to.wire[12 : to.wire.rindex(b"\0\x01\0\x01") + 4]
+
+
+def test_as_many_names_as_an_honest_reply_has_are_read() -> None:
+    to = asked(rdtype=dns.rdatatype.PTR)
+    message = reply(to, *(f"{NAME} 60 PTR a-host{k}.in.some.zone.example." for k in range(127)))
+    assert len(read_reply_untrusted(message.to_wire(max_size=65535), to, tcp=True).answer[0]) == 127
+    reverse = dns.name.from_text("1." * 32 + "ip6.arpa.")
+    to = asked(reverse, dns.rdatatype.PTR)
+    message = reply(to, *(f"{reverse} 60 PTR a-host{k}.in.some.zone.example." for k in range(20)))
+    assert len(read_reply_untrusted(message.to_wire(max_size=65535), to, tcp=True).answer[0]) == 20
+
+
 @given(st.binary(max_size=120), st.booleans())
 def test_any_bytes_are_the_answer_or_refused(wire: bytes, tcp: bool) -> None:
     to = asked()
