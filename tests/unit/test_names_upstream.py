@@ -142,8 +142,8 @@ def test_as_many_names_as_an_honest_reply_has_are_read() -> None:
     assert len(read_reply_untrusted(message.to_wire(max_size=65535), to, tcp=True).answer[0]) == 127
     reverse = dns.name.from_text("1." * 32 + "ip6.arpa.")
     to = asked(reverse, dns.rdatatype.PTR)
-    message = reply(to, *(f"{reverse} 60 PTR a-host{k}.in.some.zone.example." for k in range(20)))
-    assert len(read_reply_untrusted(message.to_wire(max_size=65535), to, tcp=True).answer[0]) == 20
+    message = reply(to, *(f"{reverse} 60 PTR a-host{k}.in.some.zone.example." for k in range(13)))
+    assert len(read_reply_untrusted(message.to_wire(max_size=65535), to, tcp=True).answer[0]) == 13
 
 
 @given(st.binary(max_size=120), st.booleans())
