@@ -25,6 +25,7 @@ from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.errors import EdgevpnError
 from edgevpn.p2p.dht import Dht, open_dht
 from edgevpn.proto.back_off import BackOff
+from edgevpn.proto.clock_jump import Jump
 from edgevpn.proto.mdns import FoundAddress
 from edgevpn.proto.messages import Body, Connect, Done, HostSelf, NetworkFacts, Window
 from edgevpn.proto.queue_state import QueueState
@@ -39,6 +40,7 @@ _BOOTSTRAP_MOST = 60.0
 async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket: str) -> None:
     async with open_shell(ctx, name, run_dir, config, ticket) as (shell, nursery):
         actor = DiscoveryActor(shell, nursery)
+        shell.when_clock_jumps.append(actor.clock_jumped)
         await shell.ready()
         await actor.run()
 
@@ -57,6 +59,7 @@ class DiscoveryActor:
         self._windows_known = trio.Event()
         self._host_known = trio.Event()
         self._look_again = trio.Event()
+        self._begin_again = trio.Event()  # with short pauses
         self._mdns: MdnsLinks | None = None
         shell.queues["trying"] = self._trying_state
         shell.gauges |= {"trying": lambda: len(self._trying)}
@@ -88,6 +91,13 @@ class DiscoveryActor:
                     self._look_again.set()
                 if topic == "self" and self._mdns is not None and isinstance(me := items.get("host"), HostSelf):
                     self._mdns.listening(me.listen)
+
+    def clock_jumped(self, _: Jump) -> None:
+        """Who was there may be gone, and others may be there: look as after a start."""
+        self._begin_again.set()
+        self._begin_again = trio.Event()
+        if self._mdns is not None:
+            self._mdns.ask_again()
 
     # --- mDNS
 
@@ -128,7 +138,10 @@ class DiscoveryActor:
                 continue
             if not await self._connect(peer_id, [address], "bootstrap"):
                 self._shell.warn("bootstrap_peer_unreachable", peer=peer_id)
-            await trio.sleep(pause.next())
+            with trio.move_on_after(pause.next()) as waited:
+                await self._begin_again.wait()
+            if not waited.cancelled_caught:
+                pause.reset()
 
     # --- DHT
 
@@ -151,8 +164,19 @@ class DiscoveryActor:
                     await dht.wait_for_peers()
                     continue
                 await self._round(dht, keys)
-                with trio.move_on_after(pause.next()):
-                    await self._look_again.wait()
+                await self._until_next_round(pause)
+
+    async def _until_next_round(self, pause: BackOff) -> None:
+        async def begin_again() -> None:
+            await self._begin_again.wait()
+            pause.reset()
+            nursery.cancel_scope.cancel()
+
+        with trio.move_on_after(pause.next()):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(begin_again)
+                await self._look_again.wait()
+                nursery.cancel_scope.cancel()
 
     def _rendezvous_keys(self) -> list[bytes]:
         """Of this window and the last, newest first."""

@@ -36,6 +36,7 @@ from edgevpn.ledger.own_entries import OwnEntries, Written
 from edgevpn.ledger.policy import Mode
 from edgevpn.ledger.state import LedgerState
 from edgevpn.proto.block import Block, count_entries, read_block_untrusted, write_block
+from edgevpn.proto.clock_jump import Jump
 from edgevpn.proto.entry import Entry
 from edgevpn.proto.gossip_message import compress, decompress_untrusted
 from edgevpn.proto.ledger_frames import Digest, Entries, Frame, Told, entries_untrusted
@@ -87,6 +88,7 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         nursery.start_soon(actor.follow, "sealer", "windows", actor.windows)
         if actor.state.mode is not Mode.OFF:
             nursery.start_soon(actor.links.run)
+        shell.when_clock_jumps.append(actor.clock_jumped)
         nursery.start_soon(actor.speak)
         nursery.start_soon(actor.publish)
         nursery.start_soon(actor.watch_clock)
@@ -288,6 +290,8 @@ class LedgerActor:
         self._shell.count("blocks_merged")
         self._after_merge(merged, peer)
         lack = await trio.to_thread.run_sync(lack_of, self.state, block) if block.hash else None
+        if lack and self.state.outdo(block):
+            self._shell.count("indexes_outdone")
         self.core.merged_block(peer, lack, merged, trio.current_time())
         self._rearmed.set()
 
@@ -349,6 +353,10 @@ class LedgerActor:
                 self._to_publish.update(action.entries)
                 self._publish_more.set()
         self._rearmed.set()
+
+    def clock_jumped(self, _: Jump) -> None:
+        """Say that we are here, and compare, at once."""
+        self._on_lost()
 
     async def speak(self) -> None:
         """Let the clocks of the core and of our own entries run."""

@@ -84,11 +84,19 @@ class MdnsLinks:
         self._bad = bad
         self._listen: tuple[str, ...] = ()
         self._wakers: set[Callable[[], None]] = set()
+        self._nodes: set[MdnsNode] = set()
         self.speaking: dict[str, Link] = {}
 
     def listening(self, multiaddrs: Iterable[str]) -> None:
         """We listen there now (multiaddrs without /p2p)."""
         self._listen = tuple(multiaddrs)
+        for wake in self._wakers:
+            wake()
+
+    def ask_again(self) -> None:
+        """Ask as at the start: the machine slept, perhaps."""
+        for node in self._nodes:
+            node.ask_again(trio.current_time())
         for wake in self._wakers:
             wake()
 
@@ -133,6 +141,7 @@ class MdnsLinks:
                     wake()
 
             self._wakers.add(wake)
+            self._nodes.add(node)
             with sock:
                 try:
                     async with trio.open_nursery() as nursery:
@@ -147,6 +156,7 @@ class MdnsLinks:
                                 await heard.wait()
                 finally:
                     self._wakers.discard(wake)
+                    self._nodes.discard(node)
                     with trio.CancelScope(shield=True), trio.move_on_after(0.1), suppress(OSError):
                         for datagram in node.goodbye():
                             await sock.sendto(datagram, group)

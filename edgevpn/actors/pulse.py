@@ -15,6 +15,7 @@ run on while the actor's answer lay unread. A wait that took much longer than it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import floor
 
 import trio
@@ -76,11 +77,12 @@ async def _answered(pipe: trio.abc.ReceiveStream, left: float, patience: float) 
         left = patience
 
 
-async def echo(stream: trio.abc.Stream) -> None:
-    """The actor's half: send back what comes, until the other end goes."""
+async def echo(stream: trio.abc.Stream, on_beat: Callable[[], None] = lambda: None) -> None:
+    """The actor's half: send back what comes, until the other end goes. `on_beat` is called at each."""
     async with stream:
         try:
             while data := await stream.receive_some(16):
                 await stream.send_all(data)
+                on_beat()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return

@@ -19,6 +19,7 @@ from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto import gossip_message, network_config, network_tag, rendezvous, seal
+from edgevpn.proto.clock_jump import Jump
 from edgevpn.proto.messages import (
     Body,
     NetworkFacts,
@@ -33,7 +34,7 @@ from edgevpn.proto.messages import (
 
 _MAY_SEAL = frozenset({"ledger", "trust"})  # who speaks with the other nodes by sealed messages
 _KEYS = ("current", "previous", "next")  # the order in which they are tried
-_LOOK_AT_CLOCK = 30.0  # seconds: a clock that was set is noticed within this
+_LOOK_AT_CLOCK = 30.0  # seconds: a clock that is slewed is followed within this; one that jumps at the next beat
 
 
 @actor_entry
@@ -42,6 +43,7 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         network = network_config.parse_config_yaml((await shell.grant("token")).decode())
         actor = SealerActor(shell, network)
         actor.derive()
+        shell.when_clock_jumps.append(actor.clock_jumped)
         await shell.ready()
         await actor.follow_clock()
 
@@ -53,6 +55,7 @@ class SealerActor:
         self._shell = shell
         self._network = network
         self._state = shell.mailbox.state("windows")
+        self._jumped = trio.Event()
         self._windows = rendezvous.windows(network, time.time())
         shell.mailbox.on_request(Seal, self._seal, only=_MAY_SEAL)
         shell.mailbox.on_request(Open, self._open, only=_MAY_SEAL)
@@ -79,8 +82,15 @@ class SealerActor:
 
     async def follow_clock(self) -> None:
         while True:
+            self._jumped = trio.Event()
             change = self.derive()
-            await trio.sleep(min(max(change - time.time(), 0.001), _LOOK_AT_CLOCK))
+            with trio.move_on_after(min(max(change - time.time(), 0.001), _LOOK_AT_CLOCK)):
+                await self._jumped.wait()
+
+    def clock_jumped(self, jump: Jump) -> None:
+        """Other windows may hold now."""
+        self._shell.log.info(str(jump))
+        self._jumped.set()
 
     async def _seal(self, request: Seal) -> Body:
         self.derive()  # the current key, to the second

@@ -24,6 +24,7 @@ from edgevpn.actors.show import Secrets
 from edgevpn.actors.users import Users
 from edgevpn.config import NodeConfig
 from edgevpn.errors import SetupError
+from edgevpn.proto.clock_jump import ClockLooks, Jump
 from edgevpn.proto.messages import (
     Body,
     Done,
@@ -67,6 +68,9 @@ class Shell:
         self._ticket = ticket
         self.secrets = Secrets()  # what the prompt must not show
         self.secrets.add(ticket)
+        # Told of time that went on without us; asked at each of the supervisor's beats, so nobody wakes up for it.
+        self.when_clock_jumps: list[Callable[[Jump], None]] = []
+        self._looks: ClockLooks | None = None
         self._nursery: trio.Nursery | None = None
         self.mailbox.on_request(Heartbeat, self._heartbeat)
         self.mailbox.on_request(StatsRequest, self._stats)
@@ -126,7 +130,17 @@ class Shell:
         return Done()
 
     async def _pulse(self, _: Heartbeat, open_stream: OpenStream) -> None:
-        await pulse.echo(await open_stream(Done()))
+        await pulse.echo(await open_stream(Done()), self.look_at_clock)
+
+    def look_at_clock(self) -> None:
+        """Whether the machine slept, this process was stopped, or the clock was set; who wants to know is told."""
+        now, wall = trio.current_time(), time.time()
+        if self._looks is None:
+            self._looks = ClockLooks(now, wall)
+        elif (jump := self._looks.look(now, wall, 2 * pulse.INTERVAL)) is not None:
+            self.count("clock_jumps")
+            for tell in self.when_clock_jumps:
+                tell(jump)
 
     def stats(self) -> dict[str, Scalar]:
         """Counters and gauges, by name."""

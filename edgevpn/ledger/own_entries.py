@@ -8,6 +8,9 @@ The heartbeat is renewed at intervals drawn from the half to the one and a half 
 network of more than LARGE nodes, after 1.5 to 2.5 of it, if the owners' time to live is four intervals or more. After
 one, every `scrub_interval`, whoever leads (leader.py) puts tombstones over what has expired (reap.py). Pure: the caller
 sleeps until `next_wakeup` and asks `expire`; what was written comes back, to be told.
+
+When time went on without us (clock_jump.py) all heartbeats but ours look old, those of nodes that live, too. So the
+clean-up then waits until each that lives has had the time to be heard, and our own heartbeat is renewed at once.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from edgevpn.ledger.leader import available_peers, leader_of
 from edgevpn.ledger.merge import TOO_FAR_AHEAD, Place, Violation
 from edgevpn.ledger.policy import Expiry, Mode, policy_of
 from edgevpn.ledger.state import LedgerState, WriteRefusedError
+from edgevpn.proto.clock_jump import ClockLooks
 from edgevpn.proto.entry import Entry, verify_entry
 from edgevpn.proto.values import HEALTHCHECK, write_heartbeat
 
@@ -66,6 +70,8 @@ class OwnEntries:
         self._announce_at = now + announce_interval
         self._beat_at = now + self._until_beat()
         self._scrubbed = wall
+        self._looks = ClockLooks(now, wall)
+        self._looked, self._due = now, self.next_wakeup()
 
     def _until_beat(self) -> float:
         interval = self._heartbeat_interval
@@ -142,6 +148,10 @@ class OwnEntries:
     def expire(self, now: float, wall: float) -> Written:
         """Let time pass."""
         written = Written()
+        if self._looks.look(now, wall, max(0.0, self._due - self._looked)) is not None:
+            self._scrubbed = wall + max(0.0, self._state.ttl - self._scrub_interval)
+            self._beat_at = now
+        self._looked = now
         if now >= self._announce_at:
             self._announce_at = now + self._announce_interval
             written = self.announce(wall)
@@ -150,6 +160,7 @@ class OwnEntries:
             entries = dict(written.entries) | self._beat(wall)
             cleaned = self._clean_up(wall)
             written = Written(entries | cleaned, written.urgent or bool(cleaned), written.conflicts)
+        self._due = self.next_wakeup()
         return written
 
     def _clean_up(self, wall: float) -> dict[Place, Entry]:

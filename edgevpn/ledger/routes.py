@@ -1,6 +1,7 @@
 """From the ledger's machines to routes: which peer has which VPN address.
 
-A route comes from the key of a `machines` entry, and leads to the PeerID of its value if that is who signed it. Go
+A route comes from the key of a `machines` entry, and leads to the PeerID of its value if that is who signed it. What
+nobody signed is followed where it is stored at all: under `observe`, from nodes without ownership, and under `off`. Go
 looks addresses up by their text, so only the one canonical spelling of an address is an address: another spelling would
 be another key, free for anybody to claim.
 """
@@ -52,6 +53,6 @@ def routing_table(
             continue
         if mode is Mode.OFF:
             table[key] = LedgerRoute(machine.peer_id, machine.hostname, live=True)
-        elif entry.owner == machine.peer_id:
+        elif entry.owner == machine.peer_id or (mode is Mode.OBSERVE and not entry.owner):
             table[key] = LedgerRoute(machine.peer_id, machine.hostname, leases.is_live(machine.peer_id))
     return table

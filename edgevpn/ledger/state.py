@@ -110,6 +110,17 @@ class LedgerState:
         self._last_block = block, block
         self.on_change(None)
 
+    def outdo(self, incoming: Block) -> bool:
+        """Have the next block count for newer than `incoming`, which lacks something of ours; whether that was needed.
+
+        Among nodes with ownership an index means nothing. A node without it adopts no block but one with a higher
+        index: unless ours rises above its own, it hears nothing from us before we happen to have written more often.
+        """
+        if self.mode is Mode.OFF or not self.index <= incoming.index < MAX_INDEX or not _tells_bare(incoming):
+            return False
+        self._present = replace(self._present, index=incoming.index + 1)
+        return True
+
     def _install(self, storage: Storage, now: float, places: Collection[Place] | None) -> None:
         index = min(self._present.index + 1, MAX_INDEX)
         self._present = Block(index, timestamp_text(now), storage)
@@ -246,3 +257,13 @@ class LedgerState:
         Its index is 0, so that a node without ownership, to which blocks are all or nothing, passes it by.
         """
         return Block(0, timestamp_text(now), rules.with_entries({}, entries), "", "")
+
+
+def _tells_bare(block: Block) -> bool:
+    """Whether its sender does without ownership, or takes in what such nodes write: entries nobody has signed."""
+    return any(
+        entry.is_bare and not entry.deleted
+        for bucket, entries in block.storage.items()
+        if policy_of(bucket).owned
+        for entry in entries.values()
+    )

@@ -262,6 +262,12 @@ class Host:
         """Take back `deny`."""
         self._gate.denied_peers.discard(peer_id)
 
+    def check_connections(self) -> None:
+        """Time went on without us: have connections whose peer is gone end within seconds."""
+        for conn in self._swarm.get_connections():
+            if isinstance(conn.muxed_conn, Connection):
+                conn.muxed_conn.check_now()
+
     def peers(self) -> dict[str, PeerInfo]:
         """All connected peers, by peer id."""
         found: dict[str, PeerInfo] = {}

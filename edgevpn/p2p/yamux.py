@@ -12,7 +12,8 @@ for the connection. `yamux_frames` has the wire format; `Connection` and `Stream
 - A peer that breaks the protocol, overruns a window, or lets `MAX_UNREAD` bytes pile up ends its own connection only.
   (It never must end one that keeps to its windows: they grow by `MAX_GROWN` together, and each stream that an actor
   has taken may wait with a first window full.)
-- Keep-alive: when a ping goes out and nothing at all arrives for `PING_TIMEOUT`, the link is dead.
+- Keep-alive: when a ping goes out and nothing at all arrives for `PING_TIMEOUT`, the link is dead; after `check_now`,
+  for `CHECK_TIMEOUT`. If we stood still ourselves meanwhile it is asked again before that is said.
 - The receive window of a stream starts at 256 KiB and doubles, up to 16 MiB, while the reader drains it faster than
   four round trips (as go-yamux does).
 """
@@ -73,6 +74,8 @@ BACKLOG = 256  # inbound streams not yet accepted
 FLUSH = 0.5
 PING_INTERVAL = 15.0
 PING_TIMEOUT = 10.0
+CHECK_TIMEOUT = 3.0
+OVERSLEPT = 2.0  # so late a wake-up says that we were the ones who stood still
 LINGER = 60.0  # how long a stream that nobody here uses any more waits for the peer to close it
 MAX_PARTIAL = 1024 * 1024  # of an unfinished frame for a stream that we don't know
 
@@ -363,6 +366,7 @@ class Connection(IMuxedConn):
         self._flushed = ParkingLot()
         self._ping_value = 0
         self._ping_sent = 0.0
+        self._check = trio.Event()
         self._scope = trio.CancelScope()
         self._running = False
 
@@ -523,16 +527,32 @@ class Connection(IMuxedConn):
                 raise UntrustedDataError("yamux: a frame beyond the window")
 
     async def _keep_alive(self) -> None:
+        patience = PING_TIMEOUT
         while True:
             sent = trio.current_time()
             self._ping_value = (self._ping_value + 1) & _MAX_ID
             self._ping_sent = sent
             self.send_frame(PING, SYN, 0, self._ping_value)
-            await trio.sleep(PING_TIMEOUT)
+            if await self._is_to_check(patience):
+                patience = CHECK_TIMEOUT
+                continue
             if self.last_received < sent:
-                raise IOException(f"no sign of life for {PING_TIMEOUT:.0f} seconds")
-            await trio.sleep(PING_INTERVAL - PING_TIMEOUT)
+                if trio.current_time() - sent > patience + OVERSLEPT:
+                    continue
+                raise IOException(f"no sign of life for {patience:.0f} seconds")
+            patience = CHECK_TIMEOUT if await self._is_to_check(PING_INTERVAL - patience) else PING_TIMEOUT
             self._reset_lingering()
+
+    async def _is_to_check(self, seconds: float) -> bool:
+        """Wait so long, or until `check_now`."""
+        self._check = trio.Event()
+        with trio.move_on_after(seconds):
+            await self._check.wait()
+        return self._check.is_set()
+
+    def check_now(self) -> None:
+        """Time went on without us: find out soon whether the peer is still there."""
+        self._check.set()
 
     def _reset_lingering(self) -> None:
         limit = trio.current_time() - LINGER

@@ -236,6 +236,12 @@ class MdnsNode:
         self._answer_at = None
         self._announce_at = [now, now + 1.0] if multiaddrs else []
 
+    def ask_again(self, now: float) -> None:
+        """Ask as at the start, and say again where we are: time went on without us."""
+        self._gap = _FIRST_GAP
+        self._ask_at = now
+        self._announce_at = [now] if self._multiaddrs else []
+
     def goodbye(self) -> list[bytes]:
         """What to send before leaving the link."""
         if not self._multiaddrs:

@@ -14,7 +14,7 @@ from scripts.labkit import traffic
 from scripts.labkit.go_nodes import GO
 from scripts.labkit.nodes import Vpn
 from scripts.labkit.traffic import first_answer, wait_for
-from tests.interop.table import AnyNode, Table, address, ledger, same_ledger
+from tests.interop.table import AnyNode, Table, address, every_pair_pings, ledger, same_ledger
 
 MakeTable = Callable[..., Table]
 
@@ -74,6 +74,7 @@ def test_who_observes_takes_bare_entries_from_who_does_not_sign(
     bare, signed = ("10.1.0.1", "10.1.0.2") if go_mode == "off" else ("10.1.0.2", "10.1.0.1")
     assert owners(ours, "machines")[bare] == ""
     assert owners(ours, "machines")[signed] != ""
+    every_pair_pings(table.nodes, 20)
 
 
 @pytest.mark.parametrize(("go_mode", "our_mode"), [("off", "enforce"), ("enforce", "off")])

@@ -577,6 +577,42 @@ async def test_a_link_that_answers_stays_and_its_round_trip_is_known(autojump_cl
         assert connection.rtt == pytest.approx(0.25)
 
 
+async def test_a_link_that_is_to_be_checked_and_is_dead_is_noticed_in_seconds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with against_raw_peer() as (connection, peer):
+        ping = await peer.next(PING)
+        await peer.send((PING, ACK, 0, ping.length))
+        for pause in (6.0, 11.0):  # within the wait for an answer, and between two pings
+            await trio.sleep(pause)
+            connection.check_now()
+            ping = await peer.next(PING)
+            await peer.send((PING, ACK, 0, ping.length))
+        await trio.sleep(1)
+        assert not connection.is_closed
+        connection.check_now()
+        asked = trio.current_time()
+        await connection.event_closed.wait()
+        assert trio.current_time() - asked <= yamux.CHECK_TIMEOUT + 0.1
+
+
+async def test_a_process_that_was_stopped_does_not_take_its_peer_for_dead(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with against_raw_peer() as (connection, peer):
+        ping = await peer.next(PING)
+        await peer.send((PING, ACK, 0, ping.length))
+        await peer.next(PING)
+        autojump_clock.jump(600)  # what was due meanwhile is due at once, the peer's answer comes later
+        ping = await peer.next(PING)
+        assert not connection.is_closed
+        await peer.send((PING, ACK, 0, ping.length))
+        await trio.sleep(1)
+        assert not connection.is_closed
+        await connection.event_closed.wait()  # now it does not answer any more
+        assert "no sign of life" in connection.end_reason
+
+
 async def test_a_peer_that_vanishes_is_a_reset_not_an_end_of_file() -> None:
     async with against_raw_peer() as (connection, peer):
         await peer.send(HEADER.pack(0, DATA, SYN, 1, 4) + b"data")

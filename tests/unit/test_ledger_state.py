@@ -186,3 +186,20 @@ def test_a_node_that_lost_its_ledger_outdoes_what_others_kept_of_it():
 
 def test_no_secret_is_in_a_dump_of_the_state():
     assert ALICE.seed.hex() not in repr(vars(ledger()))
+
+
+def test_a_node_without_ownership_is_outdone_where_it_lacks_something_and_nobody_else_is():
+    ours = {"machines": {"10.1.0.1": machine(ALICE)}, "healthcheck": heartbeats(ALICE)}
+    bare = Block(12, "t", {"machines": {"10.1.0.2": Entry(machine_value(BOB))}}, "zz", "p")
+    state = ledger(storage=ours)
+    assert state.outdo(bare)
+    assert state.index == 13
+    assert state.block.hash == checksum(state.block)
+    assert not state.outdo(bare), "it is outdone already"
+    signed = Block(99, "t", {"machines": {"10.1.0.2": machine(BOB)}}, "zz", "p")
+    last = Block(MAX_INDEX, "t", bare.storage, "zz", "p")
+    for other in (signed, last):
+        assert not state.outdo(other)
+    assert state.index == 13
+    without = ledger(mode=Mode.OFF)
+    assert not without.outdo(bare)

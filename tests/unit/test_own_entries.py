@@ -142,3 +142,44 @@ def test_going_on_in_the_middle_shortens_the_wait():
     entries.announce(NOW)
     entries.resume(0.0, 0.99)
     assert heartbeats_over(entries, 1)[0] < 12
+
+
+def as_after_a_jump(jumped: float, stood: float) -> tuple[OwnEntries, LedgerState, float, float]:
+    """Alice leads Bob and Carol; she has run for 700 s, then the wall clock went on by `jumped`, or all by `stood`."""
+    state = ledger(
+        machines={"10.1.0.2": machine(BOB), "10.1.0.3": machine(CAROL, key="10.1.0.3")},
+        healthcheck=heartbeats(BOB, CAROL),
+    )
+    entries = own(state)
+    entries.announcements[ADDRESS] = machine_value(ALICE)
+    entries.announce(NOW)
+    now = 0.0
+    while now < 100:
+        now = entries.next_wakeup()
+        entries.expire(now, NOW + now)
+    return entries, state, now + stood, NOW + now + stood + jumped
+
+
+@pytest.mark.parametrize(("jumped", "stood"), [(8 * 3600.0, 0.0), (0.0, 8 * 3600.0), (0.0, 700.0), (-3600.0, 0.0)])
+def test_time_that_went_on_without_us_makes_nobody_dead_and_our_heartbeat_new(jumped: float, stood: float) -> None:
+    entries, state, now, wall = as_after_a_jump(jumped, stood)
+    before = state.storage["machines"]
+    first = entries.expire(now + 0.5, wall + 0.5)
+    assert Place("healthcheck", ALICE.peer_id) in first.entries
+    now, wall = now + 0.5, wall + 0.5
+    end = now + TTL - 1  # until then whoever lives is heard
+    while entries.next_wakeup() < end:
+        wall += entries.next_wakeup() - now
+        now = entries.next_wakeup()
+        assert all(not entry.deleted for entry in entries.expire(now, wall).entries.values())
+    assert state.storage["machines"].keys() >= before.keys()
+    assert not any(entry.deleted for entry in state.storage["machines"].values())
+
+
+def test_a_leader_that_has_slept_cleans_up_again_later() -> None:
+    entries, state, now, wall = as_after_a_jump(8 * 3600.0, 0.0)
+    for _ in range(200):
+        entries.expire(now, wall)
+        wall += entries.next_wakeup() - now
+        now = entries.next_wakeup()
+    assert state.storage["machines"]["10.1.0.2"].deleted

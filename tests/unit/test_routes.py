@@ -29,6 +29,12 @@ def test_nobody_leads_packets_to_somebody_else():
     assert table({"10.1.0.1": forged, "10.1.0.2": Entry(machine_value(ALICE))}) == {}
 
 
+def test_who_observes_follows_what_nobody_signed_but_not_what_another_did():
+    forged = sign_entry(BOB, "machines", "10.1.0.1", machine_value(ALICE), 1, 0)
+    found = table({"10.1.0.1": forged, "10.1.0.2": Entry(machine_value(ALICE))}, Mode.OBSERVE)
+    assert found == {"10.1.0.2": LedgerRoute(ALICE.peer_id, "", True)}
+
+
 def test_without_ownership_the_value_alone_decides():
     assert table({"10.1.0.1": Entry(machine_value(ALICE))}, Mode.OFF, live=())["10.1.0.1"].live
 
