@@ -83,6 +83,9 @@ class DiscoveryActor:
             async for update in updates:
                 before = set(items)
                 apply(items, update)
+                if topic == "peers" and self._mdns is not None:
+                    for peer_id in before - items.keys():
+                        self._mdns.forget(peer_id)
                 if topic == "windows":
                     self._windows_known.set()
                 if "host" in self._self:
@@ -112,6 +115,13 @@ class DiscoveryActor:
         exclude = [self._shell.config.interface] if self._shell.config.vpn else []
         self._mdns = MdnsLinks(facts.mdns, me.peer_id, exclude, self._found_by_mdns, self._bad_datagram)
         self._mdns.listening(me.listen)
+        mdns = self._mdns
+        self._shell.gauges |= {
+            "mdns_datagrams_sent": lambda: mdns.sent.datagrams,
+            "mdns_bytes_sent": lambda: mdns.sent.bytes,
+            "mdns_datagrams_received": lambda: mdns.received.datagrams,
+            "mdns_bytes_received": lambda: mdns.received.bytes,
+        }
         await self._mdns.run()
 
     def _bad_datagram(self) -> None:
@@ -226,6 +236,8 @@ class DiscoveryActor:
                 await trio.sleep(pause.next())
                 if peer_id in self._peers:
                     return
+            if self._mdns is not None:
+                self._mdns.forget(peer_id)
         finally:
             self._trying.discard(peer_id)
 

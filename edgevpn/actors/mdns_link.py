@@ -71,6 +71,18 @@ def addresses_on(link: Link, listen: Iterable[str]) -> tuple[str, ...]:
     return tuple(mine)
 
 
+@dataclass
+class Counted:
+    """Datagrams, and their bytes without UDP's and IP's headers."""
+
+    datagrams: int = 0
+    bytes: int = 0
+
+    def add(self, size: int) -> None:
+        self.datagrams += 1
+        self.bytes += size
+
+
 class MdnsLinks:
     """mDNS on all links: tells others where we listen, and `found` of what others tell."""
 
@@ -86,6 +98,7 @@ class MdnsLinks:
         self._wakers: set[Callable[[], None]] = set()
         self._nodes: set[MdnsNode] = set()
         self.speaking: dict[str, Link] = {}
+        self.sent, self.received = Counted(), Counted()  # what else we hear of what we send counts, too
 
     def listening(self, multiaddrs: Iterable[str]) -> None:
         """We listen there now (multiaddrs without /p2p)."""
@@ -97,6 +110,13 @@ class MdnsLinks:
         """Ask as at the start: the machine slept, perhaps."""
         for node in self._nodes:
             node.ask_again(trio.current_time())
+        for wake in self._wakers:
+            wake()
+
+    def forget(self, peer_id: str) -> None:
+        """It could not be reached, or is gone: let it answer again if it is there."""
+        for node in self._nodes:
+            node.forget(peer_id, trio.current_time())
         for wake in self._wakers:
             wake()
 
@@ -131,6 +151,7 @@ class MdnsLinks:
             async def receive() -> None:
                 while True:
                     data = await sock.recv(MAX_RECEIVE + 1)
+                    self.received.add(len(data))
                     try:
                         fresh = node.receive_untrusted(data, trio.current_time())
                     except UntrustedDataError:
@@ -152,6 +173,7 @@ class MdnsLinks:
                             for datagram in node.poll(trio.current_time()):
                                 with suppress(OSError):  # no route for a moment: the next one will do
                                     await sock.sendto(datagram, group)
+                                    self.sent.add(len(datagram))
                             with trio.move_on_at(node.next_wakeup()):
                                 await heard.wait()
                 finally:

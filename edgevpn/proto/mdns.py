@@ -12,8 +12,13 @@ not try again for long: so announce only while listening, and take a new label w
 
 The first half of this module makes and reads datagrams. `MdnsNode` is one node on one link, without clock or socket:
 it is given `now` and datagrams, says what to send and until when to sleep. It asks at 0, 1, 3, 7 ... seconds, then
-every 60, each gap shifted a little at random; it announces itself at 0 and 1 s; it answers 20 to 120 ms after a
-question, and at most once a second.
+every 60, or, once it knows somebody, every 600, each gap shifted a little at random; it announces itself at 0 and 1 s;
+it answers 20 to 120 ms after a question, and at most once a second.
+
+As RFC 6762 has it, a question carries the answers that are known (7.1), and who is among them keeps quiet; and who
+hears another ask, with no answer that it does not know, takes that for its own question (7.3). So ten idle nodes
+together ask about once in ten minutes, and nobody has to answer. A known answer counts for half of its time to live.
+`forget` takes one back: a peer that could not be reached shall be told of again.
 """
 
 from __future__ import annotations
@@ -23,7 +28,8 @@ import random
 import re
 import string
 import struct
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import dns.exception
@@ -51,11 +57,14 @@ _SRV_PORT = 4001  # nobody reads it; the TXT strings hold the real ports
 
 _FIRST_GAP = 1.0
 _LONGEST_GAP = 60.0
+_LONGEST_GAP_KNOWING = 600.0
+_SHARED_GAP = 8.0  # from such gaps on another's question counts for ours
 _GAP_JITTER = 0.1  # each gap is 1 +- this long, so that nodes started together drift apart
 _ANSWER_DELAY = (0.02, 0.12)
 _ANSWER_INTERVAL = 1.0
 _REPORT_INTERVAL = 1.0
 _MAX_RECENT = 1024
+_MAX_KNOWN = 256
 
 _HEADER = struct.Struct("!HH")
 _OPCODE_AND_RCODE = 0x780F
@@ -78,6 +87,8 @@ class Heard:
 
     asked: bool
     found: tuple[FoundAddress, ...] = ()
+    known: frozenset[str] = frozenset()  # labels that who asks knows, and will for long enough
+    told: tuple[tuple[str, str, float], ...] = ()  # label, peer and time to live (s) of each instance told of
 
 
 def service_name(service: str) -> dns.name.Name:
@@ -92,11 +103,19 @@ def service_name(service: str) -> dns.name.Name:
         ) from None
 
 
-def build_query(service: str) -> bytes:
-    """The question for our service, one datagram."""
-    query = dns.message.make_query(service_name(service), dns.rdatatype.PTR)
+def build_query(service: str, known: Iterable[tuple[str, float]] = ()) -> bytes:
+    """The question for our service, one datagram; with those of the `known` answers (label, seconds left) that fit."""
+    name = service_name(service)
+    query = dns.message.make_query(name, dns.rdatatype.PTR)
     query.id = 0
     query.flags = dns.flags.Flag(0)
+    room = MAX_SEND - len(query.to_wire())
+    for label, left in known:
+        room -= len(label) + 15  # name and target are pointers to the question's (RFC 1035, 4.1.4)
+        if room < 0:
+            break
+        target = dns.name.Name([label.encode(), *name.labels]).to_text()
+        query.answer.append(dns.rrset.from_text(name, int(left), "IN", "PTR", target))
     return query.to_wire()
 
 
@@ -178,8 +197,11 @@ def parse_untrusted(datagram: bytes, service: str) -> Heard:
         raise UntrustedDataError("an mDNS datagram is not DNS") from None
     if not flags & dns.flags.QR:
         wanted = (dns.rdatatype.PTR, dns.rdatatype.ANY)
-        return Heard(asked=any(question.name == name and question.rdtype in wanted for question in message.question))
+        asked = any(question.name == name and question.rdtype in wanted for question in message.question)
+        known = frozenset(label for label, left in _instances(message.answer, name) if left >= TTL / 2)
+        return Heard(asked, known=known if asked else frozenset())
     found: dict[FoundAddress, None] = {}
+    peers: dict[str, str] = {}
     for records in (*message.answer, *message.additional):
         if (
             records.rdtype != dns.rdatatype.TXT
@@ -194,7 +216,25 @@ def parse_untrusted(datagram: bytes, service: str) -> Heard:
                 address = _address(text)
                 if address is not None and len(found) < MAX_FOUND:
                     found[address] = None
-    return Heard(asked=False, found=tuple(found))
+                    peers[_first_label(records.name)] = address.peer_id
+    instances = _instances([*message.answer, *message.additional], name)
+    told = tuple((label, peers.get(label, ""), left) for label, left in instances if label in peers or not left)
+    return Heard(asked=False, found=tuple(found), told=told)
+
+
+def _first_label(name: dns.name.Name) -> str:
+    return name.labels[0].decode("latin-1").lower()
+
+
+def _instances(records: Iterable[dns.rrset.RRset], service: dns.name.Name) -> list[tuple[str, float]]:
+    """(label, time to live in seconds) of the instances that PTR records of the service name."""
+    return [
+        (_first_label(record.target), float(one.ttl))
+        for one in records
+        if one.rdtype == dns.rdatatype.PTR and one.name == service
+        for record in one
+        if len(record.target.labels) == len(service.labels) + 1 and record.target.is_subdomain(service)
+    ]
 
 
 def _address(text: bytes) -> FoundAddress | None:
@@ -225,6 +265,7 @@ class MdnsNode:
         self._answered_at = float("-inf")
         self._goodbyes: list[bytes] = []  # at most one
         self._recent: dict[FoundAddress, float] = {}
+        self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()  # label: peer, and when its answer is over
 
     def announce(self, multiaddrs: Sequence[str], now: float) -> None:
         """From now on we listen at `multiaddrs` (without /p2p). None: say nothing more."""
@@ -241,6 +282,24 @@ class MdnsNode:
         self._gap = _FIRST_GAP
         self._ask_at = now
         self._announce_at = [now] if self._multiaddrs else []
+        self._known.clear()
+
+    def forget(self, peer_id: str, now: float) -> None:
+        """It can't be reached, or is gone: it shall answer if it is there, and be asked for within a minute."""
+        for label in [label for label, (peer, _) in self._known.items() if peer == peer_id]:
+            del self._known[label]
+        self._gap = min(self._gap, _LONGEST_GAP)
+        self._ask_at = min(self._ask_at, now + self._rng.uniform(0.5, 1.0) * _LONGEST_GAP)
+
+    def _known_now(self, now: float) -> list[tuple[str, float]]:
+        """The answers that need not be given again: label, seconds left."""
+        return [(label, until - now) for label, (_, until) in self._known.items() if until - now >= TTL / 2]
+
+    def _asked_at(self, now: float) -> None:
+        """We asked, or another did for us."""
+        shift = self._rng.uniform(1 - _GAP_JITTER, 1 + _GAP_JITTER)
+        self._ask_at = now + self._gap * shift
+        self._gap = min(self._gap * 2, _LONGEST_GAP_KNOWING if self._known_now(now) else _LONGEST_GAP)
 
     def goodbye(self) -> list[bytes]:
         """What to send before leaving the link."""
@@ -261,10 +320,8 @@ class MdnsNode:
         """The datagrams to send to the group now."""
         sends, self._goodbyes = self._goodbyes, []
         if now >= self._ask_at:
-            sends.append(build_query(self._service))
-            shift = self._rng.uniform(1 - _GAP_JITTER, 1 + _GAP_JITTER)
-            self._ask_at = now + self._gap * shift
-            self._gap = min(self._gap * 2, _LONGEST_GAP)
+            sends.append(build_query(self._service, self._known_now(now)))
+            self._asked_at(now)
         due = [at for at in self._announce_at if now >= at]
         self._announce_at = [at for at in self._announce_at if now < at]
         if due or (self._answer_at is not None and now >= self._answer_at):
@@ -276,7 +333,17 @@ class MdnsNode:
     def receive_untrusted(self, datagram: bytes, now: float) -> tuple[FoundAddress, ...]:
         """Take a datagram; the peers it tells of, each at most once a second, without us. Raises UntrustedDataError."""
         heard = parse_untrusted(datagram, self._service)
-        if heard.asked and self._multiaddrs and self._answer_at is None:
+        if heard.asked and self._gap > _SHARED_GAP and self._ask_at - now < 0.75 * self._gap:
+            ours = {label for label, _ in self._known_now(now)}
+            if heard.known - {self._label} <= ours:
+                self._asked_at(now)
+        for label, peer, ttl in heard.told:
+            self._known.pop(label, None)
+            if ttl > 0 and peer != self._peer_id:
+                self._known[label] = peer, now + min(ttl, TTL)
+                if len(self._known) > _MAX_KNOWN:
+                    self._known.popitem(last=False)
+        if heard.asked and self._multiaddrs and self._answer_at is None and self._label not in heard.known:
             delay = self._rng.uniform(*_ANSWER_DELAY)
             self._answer_at = max(now + delay, self._answered_at + _ANSWER_INTERVAL)
         self._recent = {found: at for found, at in self._recent.items() if now - at < _REPORT_INTERVAL}

@@ -23,7 +23,7 @@ from scripts.labkit.idle import measure_idle
 from scripts.labkit.namespaces import Lab, LabError, Node
 from scripts.labkit.nodes import Vpn, environment, new_token
 from scripts.labkit.restarts import measure_restarts
-from scripts.labkit.spread import measure_spread
+from scripts.labkit.spread import measure_quiet, measure_spread
 from scripts.labkit.tunnels import measure_files, measure_tunnels
 
 ACTORS = ("sealer", "host", "discovery", "gossip", "ledger", "tun")
@@ -206,6 +206,7 @@ WHAT: dict[str, Callable[[int, Callable[[str], None]], dict[str, Any] | None]] =
     "dhcp": measure_dhcp,
     "tunnels": measure_tunnels,
     "files": measure_files,
+    "quiet": measure_quiet,
     "spread": measure_spread,
     "go": measure_go,
 }

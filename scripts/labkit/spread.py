@@ -1,4 +1,4 @@
-"""How fast a change on one node is known by all, and what an idle network costs, around changes of windows.
+"""How fast a change on one node is known by all, around changes of windows too, and what an idle network costs.
 
 A node announces one machine after the other, in turns with the others; every node's routes are watched. A second whose
 changes are told apart is one within 3 s of a rotation. What the network costs is read from the kernel's counters of
@@ -7,6 +7,7 @@ each node's interface, and by protocol from the nodes (`edgevpn peers --traffic`
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import time
@@ -20,7 +21,7 @@ from edgevpn.actors.client import Client, apply
 from edgevpn.proto.messages import Announce, Body, Done
 from edgevpn.proto.values import MACHINES, Machine, write_value
 from scripts.labkit.namespaces import Lab, LabError
-from scripts.labkit.nodes import EDGEVPN, Vpn, environment
+from scripts.labkit.nodes import EDGEVPN, Vpn, environment, new_token
 from scripts.labkit.traffic import wait_for
 
 INTERVAL = 30  # s
@@ -123,25 +124,48 @@ def interface_bytes(vpn: Vpn) -> tuple[int, int]:
     return sent, received
 
 
-def measure_spread(tries: int, say: Callable[[str], None], *, count: int = 10) -> dict[str, Any]:
-    """Ten nodes with windows of 30 s: idle for 60 s, then changes for `tries` times 6 s (20: four rotations)."""
-    idle = 60.0
+def measure_quiet(_tries: int, say: Callable[[str], None], *, count: int = 10, idle: float = 300.0) -> dict[str, Any]:
+    """Ten nodes that do nothing for five minutes: all that goes over their wires, and what each protocol has of it.
+
+    The network's windows have the usual length; nodes have been up for two minutes when it begins.
+    """
     with Lab(count) as lab:
-        nodes = up(lab, count, short_token())
+        nodes = up(lab, count, new_token())
         try:
-            say(f"spread: {count} nodes are up, settling for 30 s, then idle for {idle:g} s")
-            time.sleep(30)
-            before = [interface_bytes(vpn) for vpn in nodes], [_protocols(vpn) for vpn in nodes]
+            say(f"quiet: {count} nodes are up, settling for 120 s, then idle for {idle:g} s")
+            time.sleep(120)
+            before = [interface_bytes(vpn) for vpn in nodes], [_protocols(vpn) for vpn in nodes], _mdns(nodes)
             began = time.monotonic()
             time.sleep(idle)
             took = time.monotonic() - began
-            after = [interface_bytes(vpn) for vpn in nodes], [_protocols(vpn) for vpn in nodes]
-            wire = [
-                (now - then) * 8 / 1000 / took
-                for one, other in zip(after[0], before[0], strict=True)
-                for now, then in zip(one, other, strict=True)
-            ]
-            say(f"spread: idle {statistics.mean(wire):.2f} kbit/s a node each way")
+            after = [interface_bytes(vpn) for vpn in nodes], [_protocols(vpn) for vpn in nodes], _mdns(nodes)
+        finally:
+            for vpn in nodes:
+                vpn.close()
+    wire = [
+        [(now[way] - then[way]) * 8 / 1000 / took for now, then in zip(after[0], before[0], strict=True)]
+        for way in (0, 1)
+    ]
+    result = {
+        "nodes": count,
+        "seconds": round(took),
+        "sent_kbit_s": {"mean": round(statistics.mean(wire[0]), 2), "max": round(max(wire[0]), 2)},
+        "received_kbit_s": {"mean": round(statistics.mean(wire[1]), 2), "max": round(max(wire[1]), 2)},
+        "sent_kbit_s_by_protocol": _rates(before[1], after[1], took),
+        "mdns_datagrams_of_all": after[2][0] - before[2][0],
+        "mdns_sent_kbit_s": round((after[2][1] - before[2][1]) * 8 / 1000 / took / count, 3),
+    }
+    say(f"quiet: a node sent {result['sent_kbit_s']} and received {result['received_kbit_s']} kbit/s")
+    return result
+
+
+def measure_spread(tries: int, say: Callable[[str], None], *, count: int = 10) -> dict[str, Any]:
+    """Ten nodes with windows of 30 s: changes for `tries` times 6 s (20: four rotations)."""
+    with Lab(count) as lab:
+        nodes = up(lab, count, short_token())
+        try:
+            say(f"spread: {count} nodes are up, settling for 30 s, then changes for {tries * 6} s")
+            time.sleep(30)
             found = changes(nodes, tries * 6.0)
         finally:
             for vpn in nodes:
@@ -149,14 +173,19 @@ def measure_spread(tries: int, say: Callable[[str], None], *, count: int = 10) -
     known = [(wall, took) for wall, took in found if took is not None]
     result = {
         "nodes": count,
-        "idle_wire_kbit_s": {"mean": round(statistics.mean(wire), 2), "max": round(max(wire), 2)},
-        "idle_kbit_s_by_protocol": _rates(before[1], after[1], took),
         "all": milliseconds([took for _, took in known]),
         "near_rotations": milliseconds([took for wall, took in known if near_rotation(wall)]),
         "lost": len(found) - len(known),
     }
     say(f"spread: {result['all']}, near rotations {result['near_rotations']}, lost {result['lost']}")
     return result
+
+
+def _mdns(nodes: Sequence[Vpn]) -> tuple[int, int]:
+    """Datagrams and bytes of mDNS that all nodes sent so far."""
+    asked = "[actor.gauges[name]() for name in ('mdns_datagrams_sent', 'mdns_bytes_sent')]"
+    found = [json.loads(vpn.ask("repl", "discovery", "-c", asked).stdout) for vpn in nodes]
+    return sum(datagrams for datagrams, _ in found), sum(size for _, size in found)
 
 
 def _protocols(vpn: Vpn) -> dict[str, tuple[int, int]]:

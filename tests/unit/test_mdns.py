@@ -92,7 +92,7 @@ def test_a_service_that_is_no_dns_name_is_the_user_s_error(service):
 
 def test_a_goodbye_tells_no_address():
     goodbye = mdns.build_goodbye(SERVICE, "label", PEER, ADDRESSES)
-    assert mdns.parse_untrusted(goodbye, SERVICE) == Heard(asked=False)
+    assert mdns.parse_untrusted(goodbye, SERVICE) == Heard(asked=False, told=(("label", "", 0.0),))
     assert all(r.ttl == 0 for r in dns.message.from_wire(goodbye).additional)
 
 
@@ -211,6 +211,100 @@ def test_a_question_is_answered_soon_and_a_burst_once_a_second():
     assert 5.02 <= first <= 5.12
     speaker.receive_untrusted(mdns.build_query(SERVICE), 5.5)
     assert kinds(run(speaker, 6.9))[1] == [pytest.approx(first + 1.0)]
+
+
+def meet(*speakers, until, now=0.0):
+    """Nodes on one link, from `now`; (time, datagram) of all they say. What one says the others hear at once."""
+    said = []
+    while (now := max(now, min(one.next_wakeup() for one in speakers))) < until:
+        for one in speakers:
+            for datagram in one.poll(now):
+                said.append((now, datagram))
+                for other in speakers:
+                    other.receive_untrusted(datagram, now)
+    return said
+
+
+def ten_nodes(now=0.0):
+    peers = [ME[:-2] + a + b for a in "23" for b in "45678"]
+    nodes = [node(seed, peer, now) for seed, peer in enumerate(peers)]
+    for number, one in enumerate(nodes):
+        one.announce([f"/ip4/10.0.0.{number}/tcp/4001"], now)
+    return nodes
+
+
+def test_ten_idle_nodes_ask_once_in_ten_minutes_together_and_hardly_anybody_answers():
+    nodes = ten_nodes()
+    meet(*nodes, until=1000.0)
+    asked, answered = kinds(meet(*nodes, until=1000.0 + 3600, now=1000.0))
+    assert len(asked) < 20
+    assert len(answered) < 50  # each is told anew in half of its time to live, 1600 s
+
+
+def test_who_is_among_the_known_answers_keeps_quiet_and_the_others_answer():
+    nodes = ten_nodes()
+    meet(*nodes, until=100.0)
+    stranger = node(99, PEER, 100.0)
+    said = meet(*nodes, stranger, until=130.0, now=100.0)
+    asked, answered = kinds(said)
+    assert len(asked) >= 5
+    assert len(answered) == 10, "each tells it once"
+    question = next(data for at, data in said if at > 101.5 and mdns.parse_untrusted(data, SERVICE).asked)
+    assert len(dns.message.from_wire(question).answer[0]) == 10
+    assert len(mdns.parse_untrusted(question, SERVICE).known) == 10
+
+
+def test_a_known_answer_that_is_soon_over_is_asked_for_again():
+    one, other = node(1, ME), node(2, PEER)
+    other.announce(ADDRESSES, 0.0)
+    meet(one, other, until=20.0)
+    assert one._known_now(1590.0)
+    assert not one._known_now(1610.0)
+    (query,) = [data for data in one.poll(1700.0) if mdns.parse_untrusted(data, SERVICE).asked]
+    assert mdns.parse_untrusted(query, SERVICE).known == frozenset()
+
+
+def test_who_could_not_be_reached_is_asked_for_within_a_minute_and_answers():
+    one, other = node(1, ME), node(2, PEER)
+    other.announce(ADDRESSES, 0.0)
+    meet(one, other, until=300.0)
+    one.forget(PEER, 300.0)
+    asked, answered = kinds(meet(one, other, until=361.0, now=300.0))
+    assert asked
+    assert answered
+
+
+def test_after_sleep_a_node_asks_at_once_and_is_told_everything():
+    one, other = node(1, ME), node(2, PEER)
+    other.announce(ADDRESSES, 0.0)
+    meet(one, other, until=300.0)
+    one.ask_again(300.0)
+    asked, answered = kinds(meet(one, other, until=300.5, now=300.0))
+    assert asked[0] == 300.0
+    assert answered
+
+
+def test_a_goodbye_is_no_known_answer():
+    one, other = node(1, ME), node(2, PEER)
+    other.announce(ADDRESSES, 0.0)
+    meet(one, other, until=20.0)
+    for datagram in other.goodbye():
+        one.receive_untrusted(datagram, 20.0)
+    assert one._known_now(20.0) == []
+
+
+def test_a_question_with_many_known_answers_fits_one_packet():
+    many = [(f"{number:032}", 3000.0) for number in range(200)]
+    query = mdns.build_query(SERVICE, many)
+    assert len(query) <= mdns.MAX_SEND
+    assert len(mdns.parse_untrusted(query, SERVICE).known) > 20
+
+
+def test_memory_does_not_grow_with_a_flood_of_labels():
+    listener = node()
+    for number in range(2000):
+        listener.receive_untrusted(mdns.build_answer(SERVICE, f"{number}", PEER, ADDRESSES), number / 1000)
+    assert len(listener._known) <= 256
 
 
 def test_a_peer_is_reported_once_a_second():
