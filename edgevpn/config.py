@@ -245,6 +245,8 @@ class NodeConfig:
 
     listen: tuple[str, ...] = ()  # /ip4|ip6/ADDRESS/tcp/PORT; empty: the default ones
     max_connections: int = 0  # 0: as many as the host takes by itself
+    connection_high_water: int = 0  # more than so many, and some are closed; 0: none
+    connection_low_water: int = 0  # down to so many; 0: three quarters of the high mark
     timeout: float = 15.0  # to open a stream to a peer
 
     dht: bool = True
@@ -325,6 +327,10 @@ class NodeConfig:
             raise UsageError("--ownership-ttl can't be negative: 0 means four heartbeat intervals")
         if self.max_connections < 0:
             raise UsageError("--max-connections can't be negative: 0 means 400")
+        if self.connection_high_water < 0 or self.connection_low_water < 0:
+            raise UsageError("the connection water marks can't be negative: 0 means none")
+        if self.connection_low_water > self.connection_high_water:
+            raise UsageError("--connection-low-water must not be above --connection-high-water")
         if self.ownership not in ("enforce", "observe", "off"):
             raise UsageError(f"--ownership {self.ownership!r} is none of enforce, observe, off")
         for level in (self.log_level, self.libp2p_log_level):

@@ -19,6 +19,7 @@ import trio
 
 from edgevpn.actors.actor_entry import actor_entry
 from edgevpn.actors.client import apply
+from edgevpn.actors.complaints import Complaints
 from edgevpn.actors.host_link import HostLink
 from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
@@ -53,10 +54,14 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
             link = HostLink(shell.client("host"))
             trust = TrustLink(shell)
             accept = Acceptance(windows, trust)
-            async with open_gossip(link, seed, max_message_size=most, accept=accept) as gossip:
+            complaints = Complaints(shell)
+            async with open_gossip(
+                link, seed, max_message_size=most, accept=accept, on_offence=complaints.note
+            ) as gossip:
                 actor = GossipActor(shell, gossip, windows, trust)
                 trust.when_changed(actor.show_members)
                 nursery.start_soon(trust.follow)
+                nursery.start_soon(complaints.run)
                 if trust.used:
                     nursery.start_soon(accept.follow_peers, shell)
                 nursery.start_soon(actor.receive)

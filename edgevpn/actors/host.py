@@ -5,8 +5,8 @@ serve by subscribing to the feed "inbound" and take each inbound stream (pipe Ta
 "peers". An inbound stream waits up to HOLD seconds for its actor: an actor that is being started again misses none.
 
 What must live through the death of this actor: the listening ports (the supervisor starts it again with the ports it
-had) and the peers (their addresses are kept in the run directory, and dialled again at once). Peers of the network that
-were lost while it lives are dialled again, too (p2p/redial.py).
+had) and the peers (their addresses are kept in the run directory, and dialled again at once). Peers that are lost while
+it lives, that misbehave or are too many: see peer_care.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import random
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ import trio
 from edgevpn.actors.actor_entry import actor_entry
 from edgevpn.actors.linux_process import raise_descriptor_limit
 from edgevpn.actors.mailbox import OpenStream, RequestError
+from edgevpn.actors.peer_care import PeerCare
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.actors.topics import Feed
 from edgevpn.actors.trust_link import TrustLink
@@ -34,9 +34,7 @@ from edgevpn.errors import EdgevpnError
 from edgevpn.fast_stream import FastStream
 from edgevpn.p2p.address_book import LIFETIME
 from edgevpn.p2p.host import Host, HostStream, open_host
-from edgevpn.p2p.redial import Redial
 from edgevpn.proto import messages, protocols
-from edgevpn.proto.clock_jump import Jump
 from edgevpn.proto.ip import split_packets_untrusted
 from edgevpn.proto.messages import (
     Body,
@@ -62,13 +60,10 @@ MAX_WAITING = 1024
 MAX_PIPES = 8192  # a tunnel is one; each costs a descriptor here and one in its actor
 MAX_ENDS = 8192  # of finished streams it is known for so long how they ended
 MAX_REDIAL = 64
-MAX_REDIALS = 16  # at once, of lost peers
-REDIAL_TIMEOUT = 5.0
 MAX_CONNECTIONS = 400  # where --max-connections says 0
 HUNG_UP_CHECK = 1.0
 PARTING = 3.0  # seconds
 _PUMP = 256 * 1024
-_OF_THE_NETWORK = frozenset((protocols.LEDGER, protocols.PACKET_STREAM, protocols.EDGEVPN_PACKETS))
 
 
 @actor_entry
@@ -89,9 +84,8 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         ) as host:
             actor = HostActor(shell, host, nursery)
             actor.register()
-            shell.when_clock_jumps.append(actor.clock_jumped)
             nursery.start_soon(actor.follow_peers)
-            nursery.start_soon(actor.redial_lost)
+            nursery.start_soon(actor.care.run)
             nursery.start_soon(actor.trust.follow)
             nursery.start_soon(actor.part_with_untrusted)
             await shell.ready({"listen": list(host.bound_addrs())})
@@ -124,11 +118,9 @@ class HostActor:
         self.trust = TrustLink(shell)
         self._trust_changed = trio.Event()
         self.trust.when_changed(self._on_trust)
-        self._redial = Redial(random.Random())  # noqa: S311
-        self._redial_changed = trio.Event()
-        self._unwanted: set[str] = set()  # we close their connections
         self._self = shell.mailbox.state("self")
         self._peers = shell.mailbox.state("peers")
+        self.care = PeerCare(shell, host, self._peers)
 
     def register(self) -> None:
         mailbox = self._shell.mailbox
@@ -152,7 +144,6 @@ class HostActor:
         self._shell.gauges |= {
             "peers": lambda: len(self._peers.items),
             "waiting_streams": lambda: len(self._waiting),
-            "peers_missed": lambda: len(self._redial),
         }
         self._shell.queues["inbound streams"] = self._inbound_state
         self._shell.queues["sending"] = self._host.queue_state
@@ -171,58 +162,8 @@ class HostActor:
             async for _ in events:
                 before = dict(self._peers.items)
                 self._publish_peers()
-                self._note_changes(before)
+                self.care.changed(before)
                 self._save_book()
-
-    def _note_changes(self, before: dict[str, Body]) -> None:
-        """Who of the network is missed from now on, and who is back."""
-        now = trio.current_time()
-        for peer_id in self._peers.items.keys() - before.keys():
-            self._unwanted.discard(peer_id)
-            self._redial.found(peer_id, now)
-        for peer_id in before.keys() - self._peers.items.keys():
-            state = before[peer_id]
-            wanted = peer_id not in self._unwanted
-            self._unwanted.discard(peer_id)
-            if wanted and isinstance(state, PeerState) and not _OF_THE_NETWORK.isdisjoint(state.protocols):
-                self._redial.lost(peer_id, now)
-        self._redial_changed.set()
-
-    def clock_jumped(self, _: Jump) -> None:
-        """The machine slept, perhaps: who is still connected, and who can be had again?"""
-        self._host.check_connections()
-        self._redial.hurry(trio.current_time())
-        self._redial_changed.set()
-
-    async def redial_lost(self) -> None:
-        """Back to the peers that were lost."""
-
-        async def dial(peer_id: str) -> None:
-            async with limit:
-                if peer_id in self._peers.items:
-                    return
-                try:
-                    await self._host.connect(peer_id, (), timeout=REDIAL_TIMEOUT)
-                except EdgevpnError:
-                    self._shell.count("redials_failed")
-                else:
-                    self._shell.count("redials")
-
-        limit = trio.CapacityLimiter(MAX_REDIALS)
-        async with trio.open_nursery() as nursery:
-            while True:
-                self._redial_changed = trio.Event()
-                for peer_id in self._redial.take_due(trio.current_time()):
-                    nursery.start_soon(dial, peer_id)
-                with trio.move_on_at(max(self._redial.next_wakeup(), trio.current_time() + 0.05)):
-                    await self._redial_changed.wait()
-
-    async def _part_with(self, peer_id: str) -> None:
-        """Close its connections; it is not missed."""
-        if peer_id in self._peers.items:
-            self._unwanted.add(peer_id)
-        self._redial.forget(peer_id)
-        await self._host.disconnect(peer_id)
 
     def _publish_peers(self) -> None:
         now = {
@@ -276,7 +217,7 @@ class HostActor:
         return Done()
 
     async def _disconnect(self, request: Disconnect) -> Body:
-        await self._part_with(request.peer_id)
+        await self.care.part_with(request.peer_id)
         return Done()
 
     async def _ping(self, request: PingPeer) -> Body:
@@ -317,7 +258,7 @@ class HostActor:
                 await trio.sleep(PARTING)  # a key that just came may be theirs
                 for peer in [peer for peer in welcome & connected if not self.trust.allows(peer)]:
                     self._shell.count("untrusted_peers_disconnected")
-                    await self._part_with(peer)
+                    await self.care.part_with(peer)
             welcome = now
             with trio.move_on_after(PARTING):
                 await self._trust_changed.wait()

@@ -22,7 +22,9 @@ import trio
 from edgevpn import __version__
 from edgevpn.actors.actor_entry import actor_entry
 from edgevpn.actors.client import ActorUnavailableError, RefusedError, apply
+from edgevpn.actors.complaints import Complaints
 from edgevpn.actors.ledger_dhcp import LedgerDhcp
+from edgevpn.actors.ledger_introductions import LedgerIntroductions
 from edgevpn.actors.ledger_links import LedgerLinks
 from edgevpn.actors.ledger_store import LedgerStore
 from edgevpn.actors.ledger_views import LedgerViews, bucket_told
@@ -31,7 +33,7 @@ from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.errors import UntrustedDataError
 from edgevpn.ledger.clock_watch import ClockWatch
 from edgevpn.ledger.gossip_core import Action, GossipCore, Send, lack_of
-from edgevpn.ledger.merge import MergeResult, Place, changed_entries, with_entries
+from edgevpn.ledger.merge import FULL, ROLLBACK, TOO_FAR_AHEAD, MergeResult, Place, changed_entries, with_entries
 from edgevpn.ledger.own_entries import OwnEntries, Written
 from edgevpn.ledger.policy import Mode
 from edgevpn.ledger.state import LedgerState
@@ -39,7 +41,7 @@ from edgevpn.proto.block import Block, count_entries, read_block_untrusted, writ
 from edgevpn.proto.clock_jump import Jump
 from edgevpn.proto.entry import Entry
 from edgevpn.proto.gossip_message import compress, decompress_untrusted
-from edgevpn.proto.ledger_frames import Digest, Entries, Frame, Told, entries_untrusted
+from edgevpn.proto.ledger_frames import Digest, Entries, Frame, Peers, Told, entries_untrusted
 from edgevpn.proto.messages import (
     Announce,
     BlockReply,
@@ -71,6 +73,7 @@ from edgevpn.proto.values import HEALTHCHECK, MACHINES, Machine, write_value
 GRACE = 5.0  # s in which a member that may be one of ours need not have a link
 CLOCK_CHECK = 5.0  # s
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
+_FLOOD = (FULL, TOO_FAR_AHEAD)
 _SMALL, _FEW = 4096, 16  # bytes of a frame's entries, and entries, that are worked on without a thread
 
 
@@ -88,8 +91,10 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         nursery.start_soon(actor.follow, "sealer", "windows", actor.windows)
         if actor.state.mode is not Mode.OFF:
             nursery.start_soon(actor.links.run)
+            nursery.start_soon(actor.introductions.run)
         shell.when_clock_jumps.append(actor.clock_jumped)
         nursery.start_soon(actor.speak)
+        nursery.start_soon(actor.complaints.run)
         nursery.start_soon(actor.publish)
         nursery.start_soon(actor.watch_clock)
         nursery.start_soon(actor.store.run)
@@ -128,12 +133,20 @@ class LedgerActor:
         self.views = LedgerViews(shell.mailbox, self.state, peerguard=config.peerguard)
         self.dhcp = LedgerDhcp(shell, self.state, self._addresses_changed) if config.dhcp else None
         self._claim_addresses()
+        self.complaints = Complaints(shell)
         self.links = LedgerLinks(
-            shell, key.peer_id, self._on_frame, self._on_link_up, self._on_link_down, self._on_lost
+            shell,
+            key.peer_id,
+            self._on_frame,
+            self._on_link_up,
+            self._on_link_down,
+            self._on_lost,
+            self.complaints.note,
         )
         self.clocks = ClockWatch(360.0)
         self.members: dict[str, Body] = {}
         self.peers: dict[str, Body] = {}
+        self.introductions = LedgerIntroductions(shell, key.peer_id, self.peers, self.links.send)
         self.windows: dict[str, Body] = {}
         self._seen = self.state.storage  # as it was shown
         self._since: dict[str, float] = {}  # when a member without a link was first seen
@@ -227,10 +240,12 @@ class LedgerActor:
 
     def _on_link_up(self, peer: str) -> None:
         self._do(self.core.link_up(peer, time.time()))
+        self.introductions.link_up(peer)
         self._reconsider()
 
     def _on_link_down(self, peer: str) -> None:
         self._do(self.core.link_down(peer, trio.current_time()))
+        self.introductions.link_down(peer)
         self.clocks.forget(peer)
         self._reconsider()
 
@@ -276,6 +291,8 @@ class LedgerActor:
                     self._shell.warn("messages_not_opened", peer=peer, reason=str(exc))
                 except UntrustedDataError as exc:
                     self._shell.warn("blocks_refused", peer=peer, reason=str(exc))
+                    if event.body.author == peer:  # others pass it on unread
+                        self.complaints.note(peer, "malformed")
                 except ActorUnavailableError:
                     self._shell.count("messages_lost_without_sealer")
                 else:
@@ -297,6 +314,10 @@ class LedgerActor:
 
     async def _on_frame(self, peer: str, frame: Frame) -> None:
         """A frame of a link, opened. Raises UntrustedDataError."""
+        self.introductions.is_member(peer)
+        if isinstance(frame, Peers):
+            self.introductions.heard(peer, frame)
+            return
         if isinstance(frame, Digest):
             self.clocks.heard_time(peer, frame.time_ms / 1000, time.time(), trio.current_time())
         if not isinstance(frame, Entries):
@@ -325,9 +346,15 @@ class LedgerActor:
                     return merged
 
     def _after_merge(self, merged: MergeResult, peer: str) -> None:
-        if merged.violations:
-            self._shell.warn("entries_refused", peer=peer, violation=str(merged.violations[0]))
-            self._shell.count("entries_refused", len(merged.violations) - 1)
+        said = self.state.mode is Mode.OBSERVE  # old versions are under way wherever blocks are passed on whole
+        refused = [one for one in merged.violations if said or one.reason != ROLLBACK]
+        if len(refused) < len(merged.violations):
+            self._shell.count("entries_older", len(merged.violations) - len(refused))
+        if refused:
+            self._shell.warn("entries_refused", peer=peer, violation=str(refused[0]))
+            self._shell.count("entries_refused", len(refused) - 1)
+            if any(one.reason in _FLOOD and one.entry.owner == peer for one in refused):
+                self.complaints.note(peer, "flood")
         renewed = self.own.renew_buried(merged.violations, time.time())
         if renewed.entries:
             self._shell.count("entries_renewed", len(renewed.entries))

@@ -57,7 +57,8 @@ class _Outbound:
 
 
 class LedgerLinks:
-    """Dials, serves and queues. `on_up` and `on_down` are told of streams to speak on, `on_lost` of lost frames."""
+    """Dials, serves and queues. `on_up` and `on_down` are told of streams to speak on, `on_lost` of lost frames,
+    `on_offence` of peers that send what is no frame."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class LedgerLinks:
         on_up: Callable[[str], None],
         on_down: Callable[[str], None],
         on_lost: Callable[[], None],
+        on_offence: Callable[[str, str], None],
     ) -> None:
         self._shell = shell
         self._me = me
@@ -74,6 +76,7 @@ class LedgerLinks:
         self._on_up = on_up
         self._on_down = on_down
         self._on_lost = on_lost
+        self._on_offence = on_offence
         self._host = HostLink(shell.client("host"))
         self._sealer = shell.client("sealer")
         self._chance = random.Random()  # noqa: S311
@@ -212,6 +215,8 @@ class LedgerLinks:
                 await self._hear_on(peer, inbound.stream)
         except UntrustedDataError as exc:
             self._shell.warn("ledger_frames_refused", peer=peer, reason=str(exc))
+            if not self.is_stranger(peer):  # whose frames may be another network's
+                self._on_offence(peer, "malformed")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._shell.count("links_broken")
         finally:

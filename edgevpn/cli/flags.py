@@ -157,16 +157,14 @@ COMMON: tuple[Flag, ...] = (
         "int",
         0,
         "EDGEVPN_CONNECTION_HIGH_WATER",
-        "Connections at which some are closed",
-        "--max-connections is the only limit",
+        "Connections above which some are closed, strangers and idle ones first; 0 for none",
     ),
     Flag(
         "connection-low-water",
         "int",
         0,
         "EDGEVPN_CONNECTION_LOW_WATER",
-        "Connections down to which they are closed",
-        "--max-connections is the only limit",
+        "Connections down to which they are closed; 0 for three quarters of the high mark",
     ),
     Flag("relay-service", "bool", True, "EDGEVPN_RELAY_SERVICE", "Be a relay for the network's nodes", _NO_RELAY),
     Flag(

@@ -86,6 +86,8 @@ def node_config(
         repair=values["repair"].strip().lower() if vpn else "auto",
         listen=_listen(settings, notes),
         max_connections=max(values["max-connections"], 0),  # -1 is the Go program's "no limit"
+        connection_high_water=values["connection-high-water"],
+        connection_low_water=values["connection-low-water"],
         timeout=values["timeout"],
         dht=values["dht"],
         mdns=values["mdns"],

@@ -205,6 +205,7 @@ class Host:
         self._identities: dict[str, Identity] = {}
         self._since: dict[str, float] = {}
         self._feeds: set[trio.MemorySendChannel[PeerEvent]] = set()
+        self.on_offence: Callable[[str, str], None] = lambda _peer, _offence: None  # see conduct.py
         self._swarm.register_notifee(_Notifee(self))
         self.serve(PING, _answer_pings)
 
@@ -258,9 +259,24 @@ class Host:
         self._gate.denied_peers.add(peer_id)
         await self.disconnect(peer_id)
 
+    def refuse(self, peer_id: str) -> None:
+        """As `deny`, but what there is goes on."""
+        self._gate.denied_peers.add(peer_id)
+
     def allow(self, peer_id: str) -> None:
-        """Take back `deny`."""
+        """Take back `deny` and `refuse`."""
         self._gate.denied_peers.discard(peer_id)
+
+    def holdings(self) -> list[tuple[str, int, float, float, int]]:
+        """Of each connected peer: id, connections, since when, when last heard of (trio's clock), open streams."""
+        found = []
+        for peer, conns in self._swarm.get_connections_map().items():
+            alive = [c.muxed_conn for c in conns if isinstance(c.muxed_conn, Connection) and not c.muxed_conn.is_closed]
+            if alive:
+                since = min(one.opened_at for one in alive)
+                heard = max(one.last_received for one in alive)
+                found.append((str(peer), len(alive), since, heard, sum(one.stream_count for one in alive)))
+        return found
 
     def check_connections(self) -> None:
         """Time went on without us: have connections whose peer is gone end within seconds."""
@@ -369,6 +385,8 @@ class Host:
 
     def on_disconnected(self, conn: INetConn) -> None:
         peer = conn.muxed_conn.peer_id
+        if isinstance(conn.muxed_conn, Connection) and conn.muxed_conn.broke_rules:
+            self.on_offence(str(peer), "malformed")
         if self._swarm.best_connection(peer) is None and self._since.pop(str(peer), None) is not None:
             self._identities.pop(str(peer), None)
             self.bandwidth.forget_peer(str(peer))

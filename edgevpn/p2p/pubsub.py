@@ -79,6 +79,7 @@ class TopicEvent:
 
 
 Accept = Callable[[str, str, str], bool]  # topic, author, the peer that passed it on
+OnOffence = Callable[[str, str], None]  # a peer, and what it did (conduct.py)
 
 
 class Gossip:
@@ -222,12 +223,13 @@ async def open_gossip(
     direct_peers: Sequence[str] = (),
     queue_messages: int = QUEUE_MESSAGES,
     accept: Accept | None = None,
+    on_offence: OnOffence = lambda _peer, _offence: None,
 ) -> AsyncIterator[Gossip]:
     """Run pubsub on the host behind `service`.
 
     `key_seed`: the 32 bytes of the node's Ed25519 key, which signs what we publish. `direct_peers` (multiaddr/p2p/ID)
     get every message, and are in no mesh. `accept(topic, author, forwarder)`: whether a message of others is delivered
-    and passed on.
+    and passed on. `on_offence` is told of peers that send what is no pubsub, or wrongly signed.
     """
     counters: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
     host = StandIn(service, key_seed, counters=counters)
@@ -248,6 +250,7 @@ async def open_gossip(
             max_message_size=max_message_size,
             counters=counters,
             topic_changed=gossip.topic_changed,
+            on_offence=on_offence,
         )
         gossip.attach(pubsub)
         host.followers.append(pubsub)

@@ -84,6 +84,7 @@ class LinkedPubsub(Pubsub):
         max_message_size: int,
         counters: Counter[str],
         topic_changed: TopicChange,
+        on_offence: Callable[[str, str], None] = lambda _peer, _offence: None,
     ) -> None:
         """`topic_changed(topic, peer, joined)` is told of each peer that joins or leaves a topic, ours or not."""
         self._max_rpc_size = max_message_size + RPC_OVERHEAD
@@ -95,6 +96,7 @@ class LinkedPubsub(Pubsub):
         self._nursery = nursery
         self._counters = counters
         self._topic_changed = topic_changed
+        self._on_offence = on_offence
         self._instance = secrets.token_bytes(INSTANCE_SIZE)
 
     # --- peers come and go
@@ -252,8 +254,10 @@ class LinkedPubsub(Pubsub):
                 await self._read(stream, peer_id, link, scope)
         except (UntrustedDataError, ParseError):
             self._counters["rpcs_malformed"] += 1
+            self._on_offence(peer_id.to_base58(), "malformed")
         except MessageTooLarge:
             self._counters["rpcs_oversized"] += 1
+            self._on_offence(peer_id.to_base58(), "oversized")
         except (StreamError, IncompleteReadError):
             pass  # its end
         finally:
@@ -333,10 +337,15 @@ class LinkedPubsub(Pubsub):
         try:
             await super().push_msg(msg_forwarder, msg)
         except Exception:  # noqa: BLE001  # keys and ids that are none make py-libp2p raise anything
-            self._counters["messages_refused"] += 1
+            self._refused(msg_forwarder)
         else:
             if not self._is_msg_seen(msg):
-                self._counters["messages_refused"] += 1
+                self._refused(msg_forwarder)
+
+    def _refused(self, forwarder: ID) -> None:
+        """A message that is wrongly signed: who passed it on must have seen that."""
+        self._counters["messages_refused"] += 1
+        self._on_offence(forwarder.to_base58(), "wrongly-signed")
 
     def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
         """Not here: the router delivers, since it knows whom the message came from."""

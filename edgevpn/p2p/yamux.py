@@ -348,6 +348,7 @@ class Connection(IMuxedConn):
         self.opened_at = trio.current_time()
         self.last_received = self.opened_at
         self.end_reason = ""
+        self.broke_rules = False  # whether it ended because the peer did
         self.unread = 0
         self.grown = 0  # by which windows are larger than the first
         self.relayed = 0  # streams that actors have taken
@@ -419,6 +420,7 @@ class Connection(IMuxedConn):
                         self.event_started.set()
                         await self._read()
         except* UntrustedDataError as group:
+            self.broke_rules = True
             self._end(str(group.exceptions[0]))
             await self._say_go_away(GO_AWAY_PROTOCOL_ERROR)
         except* (IOException, RawConnError, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as group:

@@ -14,6 +14,7 @@
 | 4 Want | positions (8 bytes each), lazy |
 | 5 Entries | why (0 told, 1 asked for by Want, 2 by a lazy one), last, urgent, published, told, entries |
 | 6 Have | hints, 8 bytes each |
+| 7 Peers | members that the sender is connected with: [[peer ID, [multiaddr without /p2p]]] |
 
 An item is position, u64, version, u64, and check, u32. A hint is the upper 40 bits of a position and, below, the lower
 24 bits of version >> 30 (about seconds); a lazy Want gives such hints back. `entries` is the deflate (RFC 1951, raw,
@@ -44,6 +45,10 @@ MAX_PREFIXES: Final = 256
 MAX_ITEMS: Final = 8192  # of one frame: items, positions or entries
 MAX_TOLD: Final = 256
 TOLD_SIZE: Final = 4
+MAX_PEERS: Final = 32  # of one frame
+MAX_PEER_ID: Final = 128  # characters
+MAX_ADDRS: Final = 8  # of one peer
+MAX_ADDR: Final = 256  # characters
 FILL: Final = 128 * 1024  # bytes of values after which a next Entries frame is begun
 
 TOLD, ASKED, ASKED_LAZILY = 0, 1, 2
@@ -106,7 +111,11 @@ class Have(_Frame, frozen=True, tag=6):
     hints: bytes
 
 
-Frame: TypeAlias = Digest | Ask | Summary | Want | Entries | Have
+class Peers(_Frame, frozen=True, tag=7):
+    peers: list[tuple[str, list[str]]]
+
+
+Frame: TypeAlias = Digest | Ask | Summary | Want | Entries | Have | Peers
 _DECODER: Final = msgspec.msgpack.Decoder(Frame)
 _ROWS: Final = msgspec.msgpack.Decoder(list[tuple[str, str, str, str, int, int, bool, bytes | None]])
 
@@ -145,6 +154,10 @@ def read_frame_untrusted(data: bytes) -> Frame:
             _check_list(frame.told, TOLD_SIZE, MAX_TOLD)
         case Have():
             _check_list(frame.hints, _POSITION.size, MAX_ITEMS)
+        case Peers():
+            _check(len(frame.peers) <= MAX_PEERS)
+            _check(all(len(peer) <= MAX_PEER_ID and len(addrs) <= MAX_ADDRS for peer, addrs in frame.peers))
+            _check(all(len(addr) <= MAX_ADDR for _, addrs in frame.peers for addr in addrs))
     return frame
 
 

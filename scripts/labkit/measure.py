@@ -19,6 +19,7 @@ from scripts.labkit import traffic
 from scripts.labkit.dhcp import measure_dhcp
 from scripts.labkit.disk import measure_disk
 from scripts.labkit.dns_load import measure_dns
+from scripts.labkit.hostile import measure_hostile
 from scripts.labkit.idle import measure_idle
 from scripts.labkit.namespaces import Lab, LabError, Node
 from scripts.labkit.nodes import Vpn, environment, new_token
@@ -208,6 +209,7 @@ WHAT: dict[str, Callable[[int, Callable[[str], None]], dict[str, Any] | None]] =
     "files": measure_files,
     "quiet": measure_quiet,
     "spread": measure_spread,
+    "hostile": measure_hostile,
     "go": measure_go,
 }
 
@@ -220,7 +222,9 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="*", help=f"some of {', '.join(WHAT)} (all)")
-    parser.add_argument("--tries", type=int, default=20, help="of join, bootstrap and restarts (20)")
+    parser.add_argument(
+        "--tries", type=int, default=20, help="of join, bootstrap and restarts; how long for spread and hostile (20)"
+    )
     parser.add_argument("--rounds", type=int, default=10, help="of kills (10)")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout, progress on stderr")
     options = parser.parse_args()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from edgevpn.ledger.quota import Quota
-from scripts.labkit import spread, traffic
+from scripts.labkit import hostile, spread, traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import EDGEVPN, Vpn, environment, new_token
 from tests.netns.test_node import ACTORS, MakeNode, machines
@@ -117,6 +117,10 @@ sent
 """
 
 
+# In an honest host actor: nobody is refused, so the rules and bounds must stand alone. test_members.py has the refusal.
+FORGIVE = "care._conduct.note = lambda *_: None"
+
+
 def restarts(vpn: Vpn) -> dict[str, int]:
     return {one["name"]: one["restarts"] for one in vpn.json("actors") if one["name"] in ACTORS}
 
@@ -125,6 +129,8 @@ def two_honest(lab: Lab, start: MakeNode, token: str) -> tuple[Vpn, Vpn]:
     one = start(lab.node(1), token, "10.1.0.1/24", "--dht=false", "--listen-maddrs=/ip4/0.0.0.0/tcp/4001")
     two = start(lab.node(2), token, "10.1.0.2/24", "--dht=false")
     traffic.first_answer(lab.node(2), "10.1.0.1", "edgevpn0", 20)
+    for vpn in (one, two):
+        vpn.ask("repl", "host", "-c", FORGIVE)
     return one, two
 
 
@@ -205,3 +211,15 @@ def test_a_member_that_floods_keys_and_large_values_costs_bounded_memory_and_lit
         for name in ("entries_refused", "ledger_frames_refused"):
             assert name in counters
     assert traffic.ping(lab.node(2), "10.1.0.1", 20, 0.05, "edgevpn0").received == 20
+
+
+@pytest.mark.parametrize("refusing", [True, False])
+def test_of_hijacks_forgeries_replays_and_dates_ahead_nothing_is_taken_in(refusing: bool) -> None:
+    """The short form of scripts/measure hostile."""
+    found = hostile.foul_play(2, print, refusing=refusing)
+    assert found["accepted"] == []
+    assert min(found["told"][kind] for kind in ("hijacked", "forged", "replayed", "dated ahead")) > 10
+    assert found["told"]["keys"] == 10_000
+    assert found["memory_grew_mb"] < 64
+    assert found["meanwhile"]["lost"] == 0
+    assert found["restarts"] == 0

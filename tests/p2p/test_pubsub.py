@@ -587,10 +587,13 @@ async def _malformed(ours: MemoryHost, peer, garbage: bytes) -> None:
 )
 async def test_a_malformed_rpc_ends_the_stream_of_its_peer_only(autojump_clock, garbage, counter):
     ours, good, bad = add_hosts(MemoryNetwork(), 3)
-    async with open_node(ours, 1, "t") as one, open_node(good, 2, "t") as two, raw_peer(bad) as peer:
+    told = []
+    complain = {"on_offence": lambda peer, offence: told.append((peer, offence))}
+    async with open_node(ours, 1, "t", **complain) as one, open_node(good, 2, "t") as two, raw_peer(bad) as peer:
         await connect_all(ours, good, bad)
         await _malformed(ours, peer, garbage)
         assert one.gossip.counters[counter] == 1
+        assert told == [(bad.peer_id, counter.removeprefix("rpcs_"))]
         await two.gossip.publish("t", b"still here")
         await trio.sleep(0.1)
         assert one.data == [b"still here"]

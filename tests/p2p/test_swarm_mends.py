@@ -482,6 +482,41 @@ async def test_a_denied_peer_is_disconnected_and_stays_out() -> None:
         await check_alive(host, other)
 
 
+async def test_a_peer_that_breaks_the_muxers_rules_is_told_of_and_one_that_leaves_is_not() -> None:
+    async with hosts() as (host, other):
+        told: list[tuple[str, str]] = []
+        host.on_offence = lambda peer, offence: told.append((peer, offence))
+        for broken in (False, True):
+            await other.connect(host.peer_id, host.listen_addrs(), timeout=5)
+            (row,) = host.holdings()
+            assert row[:2] == (other.peer_id, 1)
+            connection = other._swarm.get_connections()[0].muxed_conn
+            if broken:
+                await connection._session.write(b"\x07" * 12)  # type: ignore[attr-defined]
+            else:
+                await other.disconnect(host.peer_id)
+            async with host.peer_events() as events:
+                with trio.fail_after(2):
+                    while host.peers() or host._since:
+                        await events.receive()
+            assert host.holdings() == []
+        assert told == [(other.peer_id, "malformed")]
+
+
+async def test_a_refused_peer_goes_on_until_it_is_disconnected_and_may_come_back() -> None:
+    async with hosts() as (host, other):
+        await other.connect(host.peer_id, host.listen_addrs(), timeout=5)
+        host.refuse(other.peer_id)
+        assert other.peer_id in host.peers()
+        await host.disconnect(other.peer_id)
+        with pytest.raises((DialError, StreamError)):  # noqa: PT012 - it is refused after the handshake
+            await other.connect(host.peer_id, host.listen_addrs(), timeout=5)
+            await other.ping(host.peer_id, timeout=5)
+        host.allow(other.peer_id)
+        await trio.sleep(0.2)
+        await check_alive(host, other)
+
+
 async def test_nothing_dials_by_itself() -> None:
     async with hosts() as (host, other):
         host._swarm.peerstore.add_addrs(ID.from_string(other.peer_id), [Multiaddr(other.bound_addrs()[0])], 1000)

@@ -75,6 +75,15 @@ def test_every_row_names_a_test_that_is_there() -> None:
     assert without_test(ROWS) == []
 
 
+def test_every_mend_of_the_base_names_a_test_and_a_module_that_are_there() -> None:
+    rows = [row for row in rows_of((PAGE.parent / "base.md").read_text()) if row.what != "in py-libp2p"]
+    assert len(rows) > 40
+    assert without_test(rows) == []
+    package = TESTS.parent / "edgevpn"
+    modules = {name for row in rows for name in re.findall(r"`([\w/]+\.py)`", row.here)}
+    assert [name for name in modules if not (package / name).is_file()] == []
+
+
 def test_a_row_without_a_test_or_with_one_that_is_gone_is_found() -> None:
     good = ROWS[0].shown_by
     rows = [
@@ -122,6 +131,7 @@ def test_every_command_and_route_has_a_row() -> None:
         ("--ledger-synchronization-interval=8", "ledger_sync_interval", 8.0),
         ("--max-connections=50", "max_connections", 50),
         ("--max-connections=-1", "max_connections", 0),
+        ("--connection-high-water=96", "connection_high_water", 96),
         ("--mdns=false", "mdns", False),
         ("--dht=false", "dht", False),
         ("--aliveness-healthcheck-interval=30", "heartbeat_interval", 30.0),

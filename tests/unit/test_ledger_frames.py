@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto import ledger_frames as frames
 from edgevpn.proto.entry import Entry
-from edgevpn.proto.ledger_frames import Ask, Digest, Entries, Have, Summary, Want
+from edgevpn.proto.ledger_frames import Ask, Digest, Entries, Have, Peers, Summary, Want
 from edgevpn.proto.seal import open_raw_untrusted, seal_raw
 from tests.unit.ledger_samples import ALICE, heartbeat, machine
 
@@ -22,6 +22,7 @@ SAMPLES = [
     Want(bytes(16), False),
     Entries(frames.TOLD, True, True, False, bytes(8), frames.pack_entries([])),
     Have(bytes(8)),
+    Peers([("12D3KooW", ["/ip4/10.0.0.1/tcp/4001", "/ip6/fd00::1/tcp/4001"])]),
 ]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ENTRIES = st.lists(
@@ -64,6 +65,10 @@ def test_a_frame_is_read_as_it_was_written(frame: frames.Frame) -> None:
         Entries(3, True, True, True, b"", b""),
         Entries(0, True, True, True, bytes(3), b""),
         Have(bytes(7)),
+        Peers([("P", ["/ip4/10.0.0.1/tcp/1"])] * 33),
+        Peers([("P", ["/ip4/10.0.0.1/tcp/1"] * 9)]),
+        Peers([("P" * 129, [])]),
+        Peers([("P", ["x" * 257])]),
     ],
 )
 def test_a_field_of_an_impossible_size_is_refused(frame: frames.Frame) -> None:

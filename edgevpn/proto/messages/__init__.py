@@ -20,8 +20,8 @@ Who answers what:
   every actor   Heartbeat, StatsRequest, VitalsRequest (the supervisor too); pipes OpenRepl, Heartbeat
   supervisor    ActorsRequest, RestartActor, StatusRequest, Stop, Grant (its reply carries descriptors), ReadLease,
                 SetAddresses
-  host          Connect, Disconnect, PingPeer, TrafficRequest, StreamEndRequest; pipes Dial, Take; states "self",
-                "peers"; feed "inbound"
+  host          Connect, Disconnect, Misbehaved, PingPeer, TrafficRequest, StreamEndRequest; pipes Dial, Take; states
+                "self", "peers"; feed "inbound"
   sealer        Seal, Open, SealFrame, OpenFrame; state "windows"
   gossip        Publish; state "members"; feeds "messages", "public"
   ledger        LedgerRequest, BlockRequest, Announce, Withdraw, Leave; states "routes", "dhcp", "dns", "buckets",
@@ -84,6 +84,7 @@ from edgevpn.proto.messages.host import (
     Disconnect as Disconnect,
     HostSelf as HostSelf,
     Inbound as Inbound,
+    Misbehaved as Misbehaved,
     PeerState as PeerState,
     PingPeer as PingPeer,
     Pong as Pong,

@@ -44,6 +44,13 @@ class Disconnect(Message, frozen=True):
     peer_id: str
 
 
+class Misbehaved(Message, frozen=True):
+    """A peer did what no honest program does; `offence` is one of p2p/conduct.py. Answered by Done."""
+
+    peer_id: str
+    offence: str
+
+
 class PingPeer(Message, frozen=True):
     """/ipfs/ping/1.0.0 round trip. Answered by Pong."""
 
@@ -120,6 +127,7 @@ Bodies: TypeAlias = (
     | PeerState
     | Connect
     | Disconnect
+    | Misbehaved
     | PingPeer
     | Pong
     | Dial
