@@ -157,7 +157,7 @@ class GossipCore:
         """A peer of ours can be spoken to: it is told what we have."""
         if self.state.mode is Mode.OFF:
             return []
-        self._links[peer] = Link(told_name(peer))
+        self._links[peer] = Link(told_name(peer), min(SETTLED, self.state.ttl / 4))
         return [Send(peer, self._digest(wall, echo=True))]
 
     def link_down(self, peer: str, now: float) -> list[Action]:
@@ -255,7 +255,7 @@ class GossipCore:
         if search.learned or now >= search.deadline:
             self._digests.on_inconsistent(now)  # the other links may lack it as well; or: ask once more
         elif link is not None and not search.asked and not search.wanted:
-            link.settled = (self.inventory.root(link.as_of), link.root, now + SETTLED)
+            link.settled = (self.inventory.root(link.as_of), link.root, now + link.memory)
         return self._begin_search(now)
 
     def _summary(self, ask: Ask) -> Summary:

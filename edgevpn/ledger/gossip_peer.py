@@ -10,13 +10,16 @@ from edgevpn.proto.ledger_frames import HINT_TIME, hint_of
 
 PATIENCE: Final = 5.0  # s without progress that end a search
 LONGEST_SEARCH: Final = 60.0  # s
-SETTLED: Final = 120.0  # s for which a difference that can't be settled, and an entry refused, are left alone
+# s for which a difference that can't be settled, and an entry refused, are left alone; at most a quarter of the owners'
+# time to live, since most of them are settled by a lease that ends.
+SETTLED: Final = 120.0
 MAX_REMEMBERED: Final = 1024  # refusals of a link
 
 
 @dataclass(slots=True)
 class Link:
     name: bytes
+    memory: float = SETTLED  # s
     root: bytes = b""  # what the peer said last, and of which time
     as_of: int = 0
     differs: bool = False
@@ -27,7 +30,7 @@ class Link:
 
     def refused_now(self, position: int, version: int, now: float) -> None:
         """Our rules did not take this."""
-        self.refused[position >> HINT_TIME] = (version, now + SETTLED)
+        self.refused[position >> HINT_TIME] = (version, now + self.memory)
         if len(self.refused) > MAX_REMEMBERED:
             self.refused.popitem(last=False)
 

@@ -7,6 +7,7 @@ each node's interface, and by protocol from the nodes (`edgevpn peers --traffic`
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from scripts.labkit.traffic import wait_for
 INTERVAL = 30  # s
 NEAR = 3.0  # s around a rotation
 LOST = 5.0  # s after which a change counts as lost
+_numbers = itertools.count()  # of changes: each announces what nobody has yet
 
 
 def short_token(interval: int = INTERVAL) -> str:
@@ -77,7 +79,8 @@ async def _write_and_watch(run_dirs: Sequence[Path], peers: Sequence[str], secon
         turn = 0
         while trio.current_time() < end:
             writer = turn % len(run_dirs)
-            address = f"10.77.{turn >> 8}.{turn & 255}"
+            number = next(_numbers)
+            address = f"10.77.{number >> 8}.{number & 255}"
             value = write_value(Machine(peers[writer], "spread", "linux", "amd64", address, "0"))
             wall, began = time.time(), trio.current_time()
             await Client(run_dirs[writer], "ledger", caller="command").call(Announce(MACHINES, address, value), Done)

@@ -17,7 +17,7 @@ from scripts.labkit import spread
 from scripts.labkit.go_nodes import GoVpn
 from scripts.labkit.nodes import Vpn
 from scripts.labkit.traffic import Pinging, PingResult, wait_for
-from tests.interop.table import AnyNode, Table, address, same_ledger
+from tests.interop.table import AnyNode, Table, address, every_pair_pings, same_ledger
 
 MakeTable = Callable[..., Table]
 Spread = dict[tuple[str, str], list[tuple[float, float | None]]]
@@ -144,6 +144,28 @@ def pinging(nodes: list[AnyNode]) -> Iterator[dict[tuple[str, str], PingResult]]
             f"{kind(one)} {address(one)} to {kind(other)} {address(other)}: {result.received}/{result.sent} answered,"
             f" longest gap {result.longest_gap_s:.1f} s"
         )
+
+
+def lost(pings: dict[tuple[str, str], PingResult]) -> tuple[int, float]:
+    """Pings between the two Go nodes that had no answer, and the longest gap between two that had."""
+    between = [result for pair, result in pings.items() if set(pair) == {"10.1.0.1", "10.1.0.2"}]
+    return sum(one.sent - one.received for one in between), max(one.longest_gap_s for one in between)
+
+
+@pytest.mark.timeout(100 + ROTATIONS * 30)
+def test_go_nodes_hear_each_other_over_rotations_beside_ours_no_worse_than_alone(make_table: MakeTable) -> None:
+    """At the same time on the same machine: two Go nodes with two of ours, and two Go nodes with two more of theirs."""
+    mixed, alone = make_table(4, spread.short_token(30)), make_table(4, spread.short_token(30))
+    start(mixed, "GoGo")
+    for k in (1, 2, 3, 4):
+        alone.go(k)
+    for table in (mixed, alone):
+        every_pair_pings(table.nodes, 40)
+    with pinging(mixed.nodes) as beside, pinging(alone.nodes) as among:
+        time.sleep(ROTATIONS * 30.0)
+    print("Go beside ours (lost, longest gap in s)", lost(beside), "Go with Go", lost(among))
+    assert lost(beside)[0] <= lost(among)[0] + 1
+    assert lost(beside)[1] <= max(2.5, lost(among)[1] + 1.0)
 
 
 @pytest.mark.timeout(80 + ROTATIONS * 30)

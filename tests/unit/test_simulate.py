@@ -119,3 +119,9 @@ def test_the_command_prints_json_and_its_seed_and_refuses_nonsense() -> None:
     assert "seed 7" in done.stderr
     assert "--help" not in simulate("network", "--nodes", "1").stdout
     assert simulate("network", "--nodes", "1").returncode == 2
+
+
+@pytest.mark.parametrize("seed", [1005137, 1005139])
+def test_a_refused_deletion_is_taken_soon_after_the_lease_has_ended_by_a_slow_clock(seed: int) -> None:
+    """Found by the campaign: it was remembered as refused for longer than three leases."""
+    assert wild("ours", seed).broken == []
