@@ -18,6 +18,7 @@ import trio
 
 from edgevpn.actors.client import apply
 from edgevpn.actors.host_link import HostLink
+from edgevpn.actors.own_links import changes
 from edgevpn.actors.shell import Shell
 from edgevpn.errors import EdgevpnError, UntrustedDataError
 from edgevpn.p2p.host_service import Inbound
@@ -43,6 +44,7 @@ from edgevpn.tun.packet_thread import PacketThread
 from edgevpn.tun.router import Router
 
 TIMEOUT = 5.0
+SETTLE = 0.05  # seconds after a change of this machine's addresses
 _AT_ONCE = 32
 _EAGER = 256  # links made without a packet
 
@@ -103,6 +105,7 @@ class Datagrams:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_self)
             nursery.start_soon(self._follow_peers)
+            nursery.start_soon(self._follow_links)
             nursery.start_soon(self._serve, nursery)
             while True:
                 self._wake = trio.Event()
@@ -115,10 +118,29 @@ class Datagrams:
     # --- who is there
 
     async def _follow_self(self) -> None:
+        told: set[Address] = set()
         async with self._shell.client("host").watch("self") as updates:
             async for update in updates:
                 apply(self._self, update)
+                ours = set(self._candidates())
+                if not ours <= told:
+                    self.renew()
+                told = ours
                 self._rouse()
+
+    async def _follow_links(self) -> None:
+        async for _ in changes(SETTLE):
+            with self._thread.paused():
+                self.engine.look()
+            self._rouse()
+
+    def renew(self) -> None:
+        """Make new keys with everybody soon: that is also how peers learn of our addresses."""
+        now = time.monotonic()
+        with self._thread.paused():
+            for link in self.engine.links.values():
+                link.renew(now)
+        self._rouse()
 
     async def _follow_peers(self) -> None:
         first = True

@@ -25,6 +25,7 @@ import trio
 from edgevpn.actors.actor_entry import actor_entry
 from edgevpn.actors.linux_process import raise_descriptor_limit
 from edgevpn.actors.mailbox import OpenStream, RequestError
+from edgevpn.actors.own_links import changes
 from edgevpn.actors.peer_care import PeerCare
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.actors.topics import Feed
@@ -63,6 +64,7 @@ MAX_REDIAL = 64
 MAX_CONNECTIONS = 400  # where --max-connections says 0
 HUNG_UP_CHECK = 1.0
 PARTING = 3.0  # seconds
+SETTLE = 0.1  # after a change of this machine's addresses
 _PUMP = 256 * 1024
 
 
@@ -86,6 +88,7 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
             actor.register()
             nursery.start_soon(actor.follow_peers)
             nursery.start_soon(actor.care.run)
+            nursery.start_soon(actor.follow_links)
             nursery.start_soon(actor.trust.follow)
             nursery.start_soon(actor.part_with_untrusted)
             await shell.ready({"listen": list(host.bound_addrs())})
@@ -126,7 +129,7 @@ class HostActor:
         mailbox = self._shell.mailbox
         mailbox.max_connections = MAX_PIPES
         raise_descriptor_limit()
-        self._self.put("host", HostSelf(self._host.peer_id, list(self._host.listen_addrs())))
+        self._publish_self()
         mailbox.on_request(Connect, self._connect)
         mailbox.on_request(Disconnect, self._disconnect)
         mailbox.on_request(PingPeer, self._ping)
@@ -180,7 +183,20 @@ class HostActor:
             if peer.connections
         }
         self._peers.replace(now)
+        self._publish_self()
+
+    def _publish_self(self) -> None:
         self._self.put("host", HostSelf(self._host.peer_id, list(self._host.listen_addrs())))
+
+    async def follow_links(self) -> None:
+        """When this machine's addresses change: tell, end what is stranded, and come back to who was at its end."""
+        async for _ in changes(SETTLE):
+            self._publish_self()
+            before = {peer_id: list(self._host.dialable(peer_id))[:8] for peer_id in self._host.peers()}
+            await self._host.drop_stranded()
+            await trio.sleep(SETTLE)
+            for peer_id in before.keys() - self._host.peers().keys():
+                self._nursery.start_soon(self._dial_again, peer_id, before[peer_id])
 
     def _save_book(self) -> None:
         """Dialable addresses of the peers that are connected now."""
@@ -198,16 +214,16 @@ class HostActor:
         except (OSError, ValueError, AttributeError, TypeError):
             return
 
-        async def dial(peer_id: str, addrs: Sequence[str]) -> None:
-            for delay in (0.0, 0.5, 2.0):
-                await trio.sleep(delay)
-                with suppress(EdgevpnError):
-                    await self._host.connect(peer_id, addrs, timeout=5, source="before")
-                    return
-
         async with trio.open_nursery() as nursery:
             for peer_id, addrs in known[:MAX_REDIAL]:
-                nursery.start_soon(dial, peer_id, addrs)
+                nursery.start_soon(self._dial_again, peer_id, addrs)
+
+    async def _dial_again(self, peer_id: str, addrs: Sequence[str]) -> None:
+        for delay in (0.0, 0.5, 2.0):
+            await trio.sleep(delay)
+            with suppress(EdgevpnError):
+                await self._host.connect(peer_id, addrs, timeout=5, source="before")
+                return
 
     # --- requests
 

@@ -22,6 +22,7 @@ from edgevpn.actors.host_link import HostLink
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.actors.trust_link import TrustLink
 from edgevpn.p2p.host_service import Inbound
+from edgevpn.proto.datagram import Address
 from edgevpn.proto.messages import Body, DhcpState, Paths, PathsRequest, PathState, Route
 from edgevpn.proto.packet_stream import TAKES_TCP, TAKES_UDP, Hello
 from edgevpn.proto.protocols import EDGEVPN_PACKETS, PACKET_STREAM
@@ -207,8 +208,12 @@ class TunActor:
         stats = [one.stats for one in (path, link) if one is not None]
         kind = path.kind if path else "none"
         if link is not None and link.is_live and link.address is not None:
-            ip, port = link.address
-            kind, address, why = "datagram", f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}", link.reason
+            kind, address, why = "datagram", _endpoint(link.address), link.reason
+            if link.moves:
+                why += f" (moved {link.moves} times)" if link.moves > 1 else " (moved once)"
+            if link.second is not None:
+                second = link.second
+                why += f"; second: {_endpoint(second.address)}, {1e3 * second.rtt:.1f} ms"
             if link.narrow:
                 why += f"; no packets above {link.mtu} bytes pass, larger ones are cut"
         elif link is not None:
@@ -230,3 +235,8 @@ class TunActor:
             why=why,
             repair=dict((link.repairs() if link else None) or {}),
         )
+
+
+def _endpoint(address: Address) -> str:
+    ip, port = address
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"

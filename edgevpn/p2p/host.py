@@ -41,7 +41,7 @@ from edgevpn.p2p.bandwidth import Bandwidth
 from edgevpn.p2p.host_mends import MendedHost, muxed
 from edgevpn.p2p.identify import Identity
 from edgevpn.p2p.swarm_mends import Gate, MendedSwarm, parse_networks
-from edgevpn.p2p.tcp import multiaddr_text
+from edgevpn.p2p.tcp import multiaddr_text, stranded
 from edgevpn.p2p.yamux import QUEUE_LIMIT, Connection, Stream
 from edgevpn.proto.queue_state import QueueState, fullest
 
@@ -253,6 +253,11 @@ class Host:
         async with trio.open_nursery() as nursery:
             for conn in self._swarm.get_connections(_parse_peer_id(peer_id)):
                 nursery.start_soon(conn.close)
+
+    async def drop_stranded(self) -> None:
+        """End the connections from addresses that this machine has no more; a keep-alive would take half a minute."""
+        for stream in stranded(_interface_ips()):
+            await stream.close()
 
     async def deny(self, peer_id: str) -> None:
         """Never connect to this peer again (until `allow`), and end what there is."""

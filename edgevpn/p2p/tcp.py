@@ -11,7 +11,8 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from weakref import WeakSet
 
 import trio
 from libp2p.abc import IListener, IRawConnection, ITransport
@@ -27,6 +28,14 @@ from edgevpn.fast_stream import FastStream
 _BACKLOG = 256
 
 
+_open: WeakSet[TcpStream] = WeakSet()
+
+
+def stranded(present: Collection[str]) -> list[TcpStream]:
+    """Open connections whose own address is none of `present`: nothing comes or goes on them any more."""
+    return [stream for stream in _open if stream.local not in present]
+
+
 class TcpStream(ReadWriteCloser):
     """A TCP connection as libp2p's layers above want it."""
 
@@ -34,8 +43,10 @@ class TcpStream(ReadWriteCloser):
         self._stream = FastStream(stream)
         try:
             self._remote: tuple[str, int] | None = _host_port(stream.socket.getpeername())
+            self._local = _host_port(stream.socket.getsockname())[0]
         except OSError:
-            self._remote = None  # it is gone already
+            self._remote, self._local = None, ""  # it is gone already
+        _open.add(self)
 
     async def read(self, n: int | None = None) -> bytes:
         try:
@@ -57,7 +68,13 @@ class TcpStream(ReadWriteCloser):
             raise ConnectionClosedError(str(exc.__cause__ or exc) or "closed here", transport="tcp") from exc
 
     async def close(self) -> None:
+        _open.discard(self)
         await self._stream.aclose()
+
+    @property
+    def local(self) -> str:
+        """Our own IP address on it."""
+        return self._local
 
     def get_remote_address(self) -> tuple[str, int] | None:
         return self._remote

@@ -40,6 +40,17 @@ _MUCH = 300_000  # bytes sent in so many seconds
 _MAX_LINKS = 4096
 _HANDSHAKE_FIRST, _HANDSHAKE_MOST = 0.25, 60.0
 _ANSWERS_AT_ONCE, _ANSWERS_A_SECOND = 20, 20  # ICMP, to our own side
+_NO_WAY = frozenset(
+    (
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.EADDRNOTAVAIL,
+        errno.ENODEV,
+        errno.EPERM,
+        errno.EACCES,
+    )
+)
 _INT = struct.Struct("=i")
 _U16 = struct.Struct("=H")
 
@@ -146,7 +157,13 @@ class DatagramEngine:
         for link in list(self.links.values()):
             self.tick_link(link, now)
             pause = min(pause, link.next_tick(now))
-        return max(TICK, pause)
+        return max(TICK / 2, pause)
+
+    def look(self) -> None:
+        """This machine's addresses or routes have changed: ask at once whether the ways still work."""
+        now = time.monotonic()
+        for link in self.links.values():
+            link.look(now)
 
     def tick_link(self, link: DatagramLink, now: float) -> None:
         before = len(link.sessions)
@@ -297,11 +314,20 @@ class DatagramEngine:
                     continue
                 self.counters["datagrams_not_sent"] += 1
             except OSError as exc:
-                self.counters["datagrams_not_sent"] += 1  # no route: the probes tell what to do
+                self.counters["datagrams_not_sent"] += 1
                 # EINVAL: the same for UDP_SEGMENT, in older kernels
                 if exc.errno == errno.EMSGSIZE or (exc.errno == errno.EINVAL and len(view) > length):
                     self._on_too_big(address, length)
+                elif exc.errno in _NO_WAY:
+                    self._on_no_way(address)
             return
+
+    def _on_no_way(self, address: Address) -> None:
+        """There is no route any more, or no address of ours to send from."""
+        now = time.monotonic()
+        refused = [link.refused(address, now) for link in self.links.values()]
+        if any(refused):
+            self._wake()
 
     def _on_too_big(self, address: Address, size: int) -> None:
         """The link in front of us has become smaller."""

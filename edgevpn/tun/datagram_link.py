@@ -1,27 +1,30 @@
 """What a node knows of the datagram path to one peer: sessions, ways, and when to ask, move and give up. Pure.
 
-A way is an address of the peer's. It is used once it has answered a small probe, which tells that it lives, and a large
-one; how large the datagrams may be that go there, edgevpn/tun/path_mtu.py finds out. Which one:
+A way is an address of the peer's (edgevpn/tun/way.py). It is used once it has answered a small probe, which tells that
+it lives, and a large one; how large the datagrams may be that go there, edgevpn/tun/path_mtu.py finds out. Which one:
 
     no way answers      the path is not live: packets take another path; all candidates are probed, ever more seldom
-    a way answered      live. A better one takes over when it answers: one that carries more (round trip at most twice
-                        this one's), or as much with a round trip under 0.7 of this one's
-    sending             a probe each second, or after 0.4 s in which nothing came. What comes proves the other
-                        direction; only answers prove ours. No answer: all candidates are probed, and whichever answers
-                        is taken (the peer or we have moved, or a NAT forgot us); after 0.6 s and three round trips
-                        without any answer the path is not live
-    idle                a probe each 25 s, which keeps NATs' mappings open
+    a way answered      live. A better one takes over: one that carries more as soon as it answers (its round trip at
+                        most twice this one's); one that costs less (round trip and loss) by three tenths and half a
+                        millisecond, steadily, not sooner than HOLD after the last move
+    sending             a probe each 0.6 s, or after 0.2 s in which nothing came. What comes proves the other
+                        direction; only answers prove ours. The best of the other ways is asked each second, too, so
+                        that it is warm
+    in doubt            no answer, or the peer sends from elsewhere, or our own addresses have changed, or the system
+                        refuses to send: this way, the second and the one the peer sends from are asked each 0.07 s.
+                        After 0.15 s and three round trips the best of those that have answered takes over, and all
+                        candidates are asked; after 0.6 s and three round trips without any answer the path is not live
+    idle                a probe of this way and the second each 25 s, which keeps NATs' mappings open
 
 The peer's datagrams may come from an address we did not know: it becomes a candidate, and is probed before it is used.
 
 A session is used for sending from the moment the peer has used it, so the peer has its keys. A new one is wanted 120 s
-after that, as soon as there is something to send. An old one stays good for receiving for as long as the peer uses it:
-where both sides made one at the same time, each sends by its own.
+after that, as soon as there is something to send, or when `renew` asks for it. An old one stays good for receiving for
+as long as the peer uses it: where both sides made one at the same time, each sends by its own.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,29 +35,35 @@ from edgevpn.proto.datagram_handshake import Agreed
 from edgevpn.proto.datagram_repair import REPAIRS
 from edgevpn.proto.packet_stream import VIRTIO_HEADER
 from edgevpn.tun.path import PathStats
-from edgevpn.tun.path_mtu import RETRY, SMALL, PathMtu, Phase
+from edgevpn.tun.path_mtu import RETRY, SMALL, Phase
 from edgevpn.tun.session_repair import SessionRepair
 from edgevpn.tun.train import ReceiveKey, SendKey
+from edgevpn.tun.way import Outstanding, Way, compared, is_one_host
 
 REKEY_AFTER = 120.0
 REKEY_TRAINS = 2**48
 SESSION_LIFE = 1800.0  # of an idle one
+_INTRODUCING = 0.5  # seconds in which a new one is all that is probed by
 _KEEP_UNUSED = 10.0  # one that the peer never used
 _MAX_SESSIONS = 4
 _MAX_CANDIDATES = 32
-_SILENCE = 0.4
-_ASK_AGAIN = 1.0  # while sending
-_PROBE_AGAIN = 0.15
+_SILENCE = 0.2  # while sending
+_ASK_AGAIN = 1.0
+_PROBE_AGAIN = 0.07
+_PATIENCE = 0.15
 _GIVE_UP = 0.6
 _RTT_GUESS = 0.1
 _KEEPALIVE = 25.0
+_WARM = 1.0  # seconds between probes of the second, while sending
+_REVIEW = 30.0  # of all that have ever answered
+_HOLD = 10.0
+_STEADY = 5.0  # for so long a way must be better
 _KEEP_REPLACED = 3 * _KEEPALIVE  # one in whose place the peer uses others: what it sends by, it uses more often
 _ROUND_FIRST, _SLOWER, _ROUND_MOST = 0.25, 1.5, 30.0
-_BETTER, _WORTH_MORE = 0.7, 2.0
-_MAX_OUTSTANDING = 256
+_ROUND_WANTED = 5.0  # the most while packets wait for a way
+_WORTH_MORE, _LOSSY = 2.0, 0.1
 _TOO_NARROW = "the way carries small datagrams only"
-_HEADER_V4, _HEADER_V6 = 28, 48  # IP and UDP
-_MAX_DATAGRAM = 65535 - _HEADER_V6
+_MAX_DATAGRAM = 65535 - 48  # what IP and UDP take
 ACTIVE = 3.0  # seconds after a packet during which ticks are frequent
 TICK = 0.1
 
@@ -94,16 +103,24 @@ class DatagramLink:
         self.narrow = True  # whether that is less than the interface's
         self._interface = mtu
         self._full = min(mtu + VIRTIO_HEADER + OVERHEAD, _MAX_DATAGRAM)
-        self._ways: dict[Address, PathMtu] = {}  # of the candidates
+        self._ways: dict[Address, Way] = {}  # all candidates
+        self._way: Way | None = None  # the one in use
+        self.second: Way | None = None
+        self.moves = 0
         self._repairs = repairs
         self.repair_counters: Counter[str] = Counter()  # of sessions that are gone
         self._back_off = back_off
         self._next_handshake = now
-        self._candidates: dict[Address, float] = {}  # when each answered last; 0: never
-        self._outstanding: dict[bytes, tuple[Address, float, int]] = {}  # where to, when, size
+        self._renew = False
+        self._outstanding = Outstanding()
         self._last_answer = 0.0
-        self._asked_since: float | None = None  # when the first probe went out to which there was no answer yet
-        self._probed_at = 0.0
+        self._asked_since: float | None = None  # since when there is doubt: the first probe without an answer yet
+        self._refused = False  # by the system
+        self._elsewhere: Way | None = None  # that the peer sent from last, if not the one in use
+        self._better: Way | None = None  # that has been cheaper, and since when
+        self._elsewhere_at = self._better_since = self._looked_at = self._probed_at = self._hold_until = (
+            self._reviewed
+        ) = 0.0
         self._round = _ROUND_FIRST
         self._next_round = now
 
@@ -135,6 +152,7 @@ class DatagramLink:
                 repair.sender.inherit(self.sending.repair.sender)
         self.sessions.append(session)
         self._next_handshake = now + 1.0 + self._back_off.next()  # if no way answers; else when the keys are old
+        self._renew = False
         self.add_candidates(agreed.terms.candidates)
         self._round, self._next_round = _ROUND_FIRST, now
         if self.address is None:
@@ -171,8 +189,15 @@ class DatagramLink:
         if not self.is_live or self.sending is None:
             return now - self.last_sent < 10 * ACTIVE or self.sending is None
         used_up = self.sending.send.train > REKEY_TRAINS
+        if self._renew:
+            return True
         old = now - self.sending.made_at > REKEY_AFTER * (1.0 if self.sending.initiated else 1.2)
         return (old or used_up) and (now - self.last_sent < 2 * TICK or now - self.sending.made_at > SESSION_LIFE)
+
+    def renew(self, now: float) -> None:
+        """Make a new session as soon as may be, which also tells the peer our candidates."""
+        self._renew = True
+        self._next_handshake = now
 
     def leave_handshake_to_peer(self, now: float) -> None:
         """For a second: it is the peer's turn."""
@@ -185,23 +210,13 @@ class DatagramLink:
 
     def add_candidates(self, addresses: Sequence[Address]) -> None:
         for address in addresses:
-            if address not in self._candidates and address[1]:
-                if len(self._candidates) >= _MAX_CANDIDATES:
-                    worst = min(
-                        (one for one in self._candidates if one != self.address), key=self._candidates.__getitem__
-                    )
-                    del self._candidates[worst]
-                    self._ways.pop(worst, None)
-                self._candidates[address] = 0.0
-
-    def _way(self, address: Address) -> PathMtu:
-        way = self._ways.get(address)
-        if way is None:
-            header = _HEADER_V6 if ":" in address[0] else _HEADER_V4
-            way = PathMtu(self._full, header)
-            if address in self._candidates:
-                self._ways[address] = way
-        return way
+            if address in self._ways or not address[1] or not is_one_host(address[0]):
+                continue
+            if len(self._ways) >= _MAX_CANDIDATES:
+                kept = (self._way, self.second)
+                worst = min((one for one in self._ways.values() if one not in kept), key=lambda one: one.answered)
+                del self._ways[worst.address]
+            self._ways[address] = Way(address, self._full)
 
     @property
     def _room(self) -> int:
@@ -210,8 +225,8 @@ class DatagramLink:
 
     def _measure(self) -> bool:
         """Make the figures those of the way in use; whether they have changed."""
-        way = self._ways.get(self.address) if self.address is not None else None
-        mtu = max(0, way.size - VIRTIO_HEADER - OVERHEAD) if way is not None else 0
+        way = self._way
+        mtu = max(0, way.mtu.size - VIRTIO_HEADER - OVERHEAD) if way is not None else 0
         if way is not None and not mtu:
             self.reason = _TOO_NARROW
         elif way is not None and self.reason == _TOO_NARROW:
@@ -228,15 +243,23 @@ class DatagramLink:
     @property
     def told_mtu(self) -> int:
         """What others may be told that is narrow here, or 0: not what holds only until the search has ended."""
-        way = self._ways.get(self.address) if self.narrow and self.address is not None else None
-        return self.mtu if way is not None and way.phase is Phase.COMPLETE else 0
+        way = self._way if self.narrow else None
+        return self.mtu if way is not None and way.mtu.phase is Phase.COMPLETE else 0
 
     def too_big(self, address: Address, size: int, now: float) -> bool:
         """The system refused to send a datagram of `size` bytes there. Whether the figures have changed."""
         way = self._ways.get(address)
         if way is not None:
-            way.too_big(size, now)
+            way.mtu.too_big(size, now)
         return self._measure()
+
+    def refused(self, address: Address, now: float) -> bool:
+        """The system does not send there at all. Whether something is to be done about it (tick soon)."""
+        if self._refused or address != self.address:
+            return False
+        self._refused = True
+        self.look(now)
+        return True
 
     def on_received(self, session: Session, address: Address, now: float) -> bool:
         """A genuine datagram came. Whether something is to be done about it (tick soon)."""
@@ -249,105 +272,188 @@ class DatagramLink:
             if self.sending is None or session.made_at >= self.sending.made_at:
                 self.sending = session
             news = True
-        if address not in self._candidates:
+        if address == self.address:
+            return news
+        self._elsewhere_at = now
+        way = self._ways.get(address)
+        if way is None:
             self.add_candidates([address])
-            self._round, self._next_round = _ROUND_FIRST, now
-            news = True
-        elif address != self.address and now - self._probed_at > _ASK_AGAIN and self._moved_to(address, now):
-            self._next_round = now
-            news = True
+            way = self._ways.get(address)
+            if way is None:
+                return news
+        is_news = self._elsewhere is not way or now - max(way.answered, way.asked) > _ASK_AGAIN
+        if is_news and now - self._looked_at > _SILENCE:
+            self._elsewhere = way
+            self.look(now)
+            return True
         return news
 
-    def _moved_to(self, address: Address, now: float) -> bool:
-        """The peer sends from elsewhere than where we send to: worth a look when that is the better of the two."""
-        return self.address is None or now - self._candidates.get(address, 0.0) > 1.0
+    def look(self, now: float) -> None:
+        """Something has changed, here or there: ask at once, at the next tick."""
+        self._looked_at = now
+        self._probed_at = 0.0
+        self._round, self._next_round = _ROUND_FIRST, now
+        if self._way is not None and self._asked_since is None:
+            self._asked_since = now
 
     def answer_to(self, probe: Probe, address: Address) -> bytes:
         return write_answer(Answer(probe.number, address))
 
     def on_answer(self, answer: Answer, now: float) -> bool:
         """Whether the way has changed."""
-        asked = self._outstanding.pop(answer.number, None)
+        asked = self._outstanding.take(answer.number)
         if asked is None:
             return False
-        address, at, size = asked
-        rtt = now - at
-        if address not in self._candidates:
+        way, at, size = asked
+        if self._ways.get(way.address) is not way:
             return False  # it had to go meanwhile
-        self._candidates[address] = now
-        self._way(address).on_answer(size, at, now)
+        way.on_answer(size, at, now)
         self._back_off.reset()
-        if address != self.address or not self.least_rtt or rtt < self.least_rtt:
-            self.least_rtt = rtt
-        if address == self.address:
-            self.rtt = rtt if not self.rtt else 0.8 * self.rtt + 0.2 * rtt
-            self._last_answer, self._asked_since = now, None
+        if way is self._way:
+            self.rtt = way.rtt
+            self.least_rtt = min(self.least_rtt or way.least, way.least)
+            self._last_answer, self._asked_since, self._refused = now, None, False
             return self._measure()
-        in_doubt = self._asked_since is not None and now - self._asked_since > self._patience
-        if self.address is not None and not in_doubt and not self._is_better(size, rtt):
+        in_doubt = self._asked_since is not None and (self._refused or now - self._asked_since > self._patience)
+        if self._way is None:
+            self._take(way, "it answered first", now)
+        elif in_doubt:
+            self._take(way, self._why_left(), now)
+        elif self._is_better(way, size, now):
+            self._take(way, compared(way, self._way), now)
+        else:
+            self._consider_as_second(way, now)
             return False
-        self.address, self.rtt, self.reason = (
-            address,
-            rtt,
-            "it answered first" if self.address is None else "it is better",
-        )
-        self._last_answer, self._asked_since = now, None
-        if size < self._way(address).size:  # the large probe went before the small one, and was not answered
-            self._way(address).doubt()
-        self._round = _ROUND_FIRST
-        self._measure()
+        if size < way.mtu.size:  # the large probe went before the small one, and was not answered
+            way.mtu.doubt()
+            self._measure()
         return True
 
-    def _is_better(self, proved: int, rtt: float) -> bool:
+    def _why_left(self) -> str:
+        return "the system does not send by the one before" if self._refused else "the one before fell silent"
+
+    def _take(self, way: Way, reason: str, now: float) -> None:
+        """Use this way from now on."""
+        before = self._way
+        if before is None:
+            way.begin_anew()
+        else:
+            self.moves += 1
+        self._way, self.address, self.reason = way, way.address, reason
+        self.rtt, self.least_rtt = way.rtt, way.least
+        self._last_answer, self._asked_since, self._refused = max(way.answered, self._last_answer), None, False
+        self._hold_until = now + (2 * _WARM if before is None else _HOLD)
+        self._round = _ROUND_FIRST
+        self.second = self._best_other(now - 2 * _WARM)
+        if not way.carries_its_size(now):
+            way.mtu.doubt()
+        self._measure()
+
+    def _is_better(self, way: Way, proved: int, now: float) -> bool:
         """Whether another way, that has just answered a probe of `proved` bytes, is better than the one in use."""
         size = self.mtu + VIRTIO_HEADER + OVERHEAD if self.mtu else SMALL
-        if proved == size:
-            return rtt <= _BETTER * self.rtt
-        return proved > size and (not self.mtu or rtt < _WORTH_MORE * self.rtt)
+        if proved > size:
+            return not self.mtu or (way.rtt < _WORTH_MORE * self.rtt and way.loss < _LOSSY)
+        used = self._way
+        known = used is not None and way.is_known and used.is_known and way.carries_its_size(now)
+        if used is None or not known or way.mtu.size < size or way.rtt > used.rtt or not way.is_cheaper(used):
+            if self._better is way:
+                self._better = None
+            return False
+        if self._better is not way:
+            self._better, self._better_since = way, now
+        return now > max(self._hold_until, self._better_since + _STEADY)
+
+    def _best_other(self, since: float) -> Way | None:
+        """The best but for the one in use of those that have answered since then."""
+        others = [one for one in self._ways.values() if one is not self._way and one.answered > max(since, 0.0)]
+        return min(others, key=lambda one: (not one.mtu.size, one.cost), default=None)
+
+    def _consider_as_second(self, way: Way, now: float) -> None:
+        second = self.second
+        gone = second is None or second is self._way or now - second.answered > 3 * _WARM
+        if gone or second is None or (way.is_known and way.is_cheaper(second)):
+            self.second = way
 
     @property
     def _patience(self) -> float:
-        """How long an answer may take before other ways are tried."""
-        return max(_PROBE_AGAIN, 2 * self.rtt)
+        """How long an answer may take before another way is taken."""
+        return max(_PATIENCE, 3 * self.rtt)
+
+    @property
+    def _large_patience(self) -> float:
+        """How long an answer to a large probe may take when a small one was answered."""
+        return max(0.15, 2 * self.rtt)
 
     # --- time
 
     def tick(self, now: float) -> list[ProbeToSend]:
         """What is to be sent now."""
         self._forget(now)
+        self._outstanding.expire(now)
         session = self.sending or (self.sessions[-1] if self.sessions else None)
         if session is None:
             return []
-        newest = self.sessions[-1]
-        if not newest.confirmed and newest.initiated and newest is not session:
-            return self._probe(newest, [self.address] if self.address else list(self._candidates), now)
-        if self.address is None:
-            if now >= self._next_round:
-                self._next_round = now + self._round
-                self._round = min(_SLOWER * self._round, _ROUND_MOST)
-                return self._probe(session, list(self._candidates), now)
-            return []
-        quiet = now - self.last_received
-        if self._asked_since is not None:
-            asked = now - self._asked_since
-            if asked > _GIVE_UP + 3 * self.rtt:
-                self._lose(now)
+        newest, way, active = self.sessions[-1], self._way, self._is_active(now)
+        is_new = not newest.confirmed and newest.initiated and newest is not session
+        if is_new and now - newest.made_at < _INTRODUCING:
+            return self._probe(newest, [way] if way else list(self._ways.values()), now)
+        if way is None:
+            if now < self._next_round:
                 return []
-            return self._probe(session, list(self._candidates) if asked > self._patience else [self.address], now)
-        if now - self.last_sent < ACTIVE and now - self._last_answer > _SILENCE:
-            silent = self.last_sent > self.last_received and quiet > max(_SILENCE, 3 * self.rtt)
-            if silent or now - self._last_answer > _ASK_AGAIN:
-                self._asked_since = now
-                return self._probe(session, [self.address], now)
-        if self._next_round <= now and any(not at for at in self._candidates.values()) and self._round < _ROUND_MOST:
+            self._next_round = now + self._round
+            self._round = min(_SLOWER * self._round, _ROUND_WANTED if active else _ROUND_MOST)
+            return self._probe(session, list(self._ways.values()), now)
+        if self._asked_since is not None:
+            return self._tick_in_doubt(session, way, now - self._asked_since, now)
+        if active and self._is_silent(now):
+            self._asked_since = now
+            return self._probe(session, [way], now)
+        silent = [one for one in self._ways.values() if not one.answered]
+        if self._next_round <= now and silent and self._round < _ROUND_MOST:
             self._next_round = now + self._round
             self._round = _SLOWER * self._round
-            return self._probe(session, [one for one, at in self._candidates.items() if not at], now)
-        way = self._way(self.address)
-        if now - self._last_answer > _KEEPALIVE or way.is_due(now, self._patience, self._is_active(now)):
+            return self._probe(session, silent, now)
+        return self._probe(session, self._due(way, active, now), now)
+
+    def _tick_in_doubt(self, session: Session, way: Way, asked: float, now: float) -> list[ProbeToSend]:
+        late = asked > self._patience
+        if late or self._refused:
+            other = self._best_other(now - 2 * _WARM if self._refused else now - asked)
+            if other is not None:
+                self._take(other, self._why_left(), now)
+                return self._probe(session, [other], now)
+        if asked > _GIVE_UP + 3 * self.rtt:
+            self._lose(now)
+            return []
+        if late:
+            return self._probe(session, list(self._ways.values()), now)
+        if now - self._probed_at < 1.1 * self.rtt:
+            return []
+        asking = dict.fromkeys(one for one in (way, self.second, self._elsewhere) if one is not None)
+        return self._probe(session, list(asking), now)
+
+    def _is_silent(self, now: float) -> bool:
+        """While sending: whether it is time to ask, since nothing tells that the way lives."""
+        if now - self._last_answer <= _SILENCE:
+            return False
+        here = self._last_answer if self._elsewhere_at >= self.last_received else self.last_received
+        silent = self.last_sent > here and now - here > max(_SILENCE, 3 * self.rtt)
+        return silent or now - self._last_answer > _ASK_AGAIN
+
+    def _due(self, way: Way, active: bool, now: float) -> list[Way]:
+        """What is to be asked in peace."""
+        asking: list[Way] = []
+        if now - self._last_answer > _KEEPALIVE or way.mtu.is_due(now, self._large_patience, active):
             self._asked_since = now
-            return self._probe(session, [self.address], now)
-        return []
+            asking.append(way)
+        second = self.second
+        if second is not None and (now - second.asked > _WARM if active else asking):
+            asking.append(second)
+        if active and now - self._reviewed > _REVIEW:
+            self._reviewed = now
+            asking += [one for one in self._ways.values() if one not in (way, second)]
+        return asking
 
     def _is_active(self, now: float) -> bool:
         return now - self.last_sent < ACTIVE
@@ -356,48 +462,45 @@ class DatagramLink:
         """Seconds until a tick has something to do."""
         if not self.sessions:
             return TICK if now < self._next_handshake < now + ACTIVE else _KEEPALIVE
-        if now - self.last_sent < ACTIVE or self._asked_since is not None:
-            return TICK
-        if self.address is None:
+        if self._asked_since is not None:
+            return TICK / 2
+        if self._way is None:
             return max(TICK, self._next_round - now)
+        if self._is_active(now):
+            return TICK
         if any(not one.confirmed for one in self.sessions):
             return _ROUND_FIRST
-        if self._way(self.address).phase not in (Phase.COMPLETE, Phase.ERROR):
+        if self._way.mtu.phase not in (Phase.COMPLETE, Phase.ERROR):
             return TICK
         if not self.mtu:
             return RETRY
         return max(TICK, _KEEPALIVE - (now - self._last_answer))
 
     def _lose(self, now: float) -> None:
-        self.address, self.reason = None, "the peer fell silent"
-        self._asked_since = None
+        self._way = self.second = self.address = self._asked_since = self._elsewhere = self._better = None
+        self._refused, self.reason = False, "the peer fell silent"
         self._measure()
         self._round, self._next_round = _ROUND_FIRST, now
         self._next_handshake = min(self._next_handshake, now)
 
-    def _probe(self, session: Session, addresses: Sequence[Address], now: float) -> list[ProbeToSend]:
-        if now - self._probed_at < _PROBE_AGAIN:
+    def _probe(self, session: Session, ways: Sequence[Way], now: float) -> list[ProbeToSend]:
+        if now - self._probed_at < _PROBE_AGAIN or not ways:
             return []
         self._probed_at = now
-        probes: list[ProbeToSend] = []
-        for address in addresses:
-            for size in self._sizes(address, now):
-                number = os.urandom(8)
-                while len(self._outstanding) >= _MAX_OUTSTANDING:
-                    del self._outstanding[next(iter(self._outstanding))]
-                self._outstanding[number] = address, now, size
-                probes.append((session, address, write_probe(Probe(number), size)))
-        return probes
+        return [
+            (session, way.address, write_probe(Probe(self._outstanding.add(way, size, now)), size))
+            for way in ways
+            for size in self._sizes(way, now)
+        ]
 
-    def _sizes(self, address: Address, now: float) -> list[int]:
+    def _sizes(self, way: Way, now: float) -> list[int]:
         """Of the probes for a way: what is to be found out about its size, and a small one last."""
-        way = self._way(address)
         small = min(SMALL, self._full)
-        if not way.size and not self._candidates.get(address):
-            return list(dict.fromkeys((*way.first(), small)))
-        if address != self.address:
-            return list(dict.fromkeys((way.size or way.full, small)))
-        wanted = way.step(now, self._patience, self._is_active(now))
+        if not way.mtu.size and not way.answered:
+            return list(dict.fromkeys((*way.mtu.first(), small)))
+        if way is not self._way:
+            return list(dict.fromkeys((way.mtu.size or way.mtu.full, small)))
+        wanted = way.mtu.step(now, self._large_patience, self._is_active(now))
         return [small] if wanted is None or wanted == small else [wanted, small]
 
     def _forget(self, now: float) -> None:

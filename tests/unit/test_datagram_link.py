@@ -21,7 +21,8 @@ MTU = 1200
 class World:
     """`reach(source, target, size)` says whether a datagram arrives, and how late (seconds)."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: float = 0.05) -> None:
+        self.step = step
         self.now = 1000.0
         self.one = DatagramLink("two", MTU, BackOff(0.25, 60, random.Random(1)), self.now)
         self.two = DatagramLink("one", MTU, BackOff(0.25, 60, random.Random(2)), self.now)
@@ -73,8 +74,8 @@ class World:
         return True
 
     def run(self, seconds: float, each: Callable[[], object] = lambda: None) -> None:
-        for _ in range(round(seconds / 0.05)):
-            self.now += 0.05
+        for _ in range(round(seconds / self.step)):
+            self.now += self.step
             each()
             for link in (self.one, self.two):
                 for session, address, plaintext in link.tick(self.now):
