@@ -23,6 +23,7 @@ from scripts.labkit.hostile import measure_hostile
 from scripts.labkit.idle import measure_idle
 from scripts.labkit.namespaces import Lab, LabError, Node
 from scripts.labkit.nodes import Vpn, environment, new_token
+from scripts.labkit.rekey import measure_rekey
 from scripts.labkit.restarts import measure_restarts
 from scripts.labkit.spread import measure_quiet, measure_spread
 from scripts.labkit.tunnels import measure_files, measure_tunnels
@@ -210,6 +211,7 @@ WHAT: dict[str, Callable[[int, Callable[[str], None]], dict[str, Any] | None]] =
     "quiet": measure_quiet,
     "spread": measure_spread,
     "hostile": measure_hostile,
+    "rekey": measure_rekey,
     "go": measure_go,
 }
 
@@ -223,7 +225,10 @@ def main() -> int:
     )
     parser.add_argument("what", nargs="*", help=f"some of {', '.join(WHAT)} (all)")
     parser.add_argument(
-        "--tries", type=int, default=20, help="of join, bootstrap and restarts; how long for spread and hostile (20)"
+        "--tries",
+        type=int,
+        default=20,
+        help="of join, bootstrap and restarts, a fifth of rekey; how long for spread and hostile (20)",
     )
     parser.add_argument("--rounds", type=int, default=10, help="of kills (10)")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout, progress on stderr")

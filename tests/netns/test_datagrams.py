@@ -11,6 +11,7 @@ import pytest
 from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab, Node
 from scripts.labkit.nodes import Vpn, new_token
+from scripts.labkit.rekey import rekey
 from scripts.labkit.traffic import wait_for
 from tests.netns.test_node import MakeNode
 
@@ -133,3 +134,13 @@ def test_ipv6_goes_as_datagrams_too(make_lab: MakeLab, start: MakeNode) -> None:
     wait_for(lambda: path_of(one) == path_of(two) == "datagram", 10, what="the datagram path")
     assert traffic.ping(lab.node(2), "fd42::1", 20, 0.02).received == 20
     assert traffic.iperf3(lab.node(1), lab.node(2), "fd42::1", 1) > 300
+
+
+def test_keys_change_under_load_and_no_packet_is_lost(make_lab: MakeLab, start: MakeNode) -> None:
+    """`scripts/measure rekey` does it a hundred times."""
+    lab = make_lab(2)
+    _, two = two_on_datagrams(lab, start)
+    found = rekey(lab, two, 10, 500)
+    print(found)
+    assert found["changes"] == 10
+    assert (found["packets_lost"], found["packets_twice"], found["pings_lost"]) == (0, 0, 0)
