@@ -232,7 +232,8 @@ class NodeConfig:
     vpn: bool = True  # False: `edgevpn start`, a node without an interface
     interface: str = "edgevpn0"
     addresses: tuple[str, ...] = ("10.1.0.1/24",)  # CIDRs of the interface; may be empty
-    mtu: int = 1200  # of the interface; at least 1280 if an address is IPv6
+    mtu: int = 1420  # of the interface; at least 1280 if an address is IPv6
+    go_mtu: int = 1200  # of what goes to Go nodes, whose interface has that
     bootstrap_iface: bool = True  # give the interface its addresses, MTU and routes
     router: str = ""  # VPN address that gets packets to unknown destinations; "" for none
 

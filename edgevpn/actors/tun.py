@@ -78,6 +78,7 @@ class TunActor:
         takes_tcp, takes_udp = device.enable_offloads(descriptor)
         flags = (TAKES_TCP if takes_tcp else 0) | (TAKES_UDP if takes_udp else 0)
         self._hello = Hello(flags, shell.config.mtu)
+        self._go_mtu = shell.config.go_mtu if shell.config.go_mtu < shell.config.mtu else 0
         self.thread = PacketThread()
         self._paths: dict[str, StreamPath] = {}
         self.datagrams: Datagrams | None = None
@@ -179,7 +180,7 @@ class TunActor:
             def bad(reason: str) -> None:
                 self._shell.warn("packet_streams_ended", peer=peer, reason=reason)
 
-            path = self._paths[peer] = StreamPath(dial, receive, self._hello, bad, self.thread)
+            path = self._paths[peer] = StreamPath(dial, receive, self._hello, bad, self.thread, self._go_mtu)
             self._nursery.start_soon(path.run)
         return path
 
@@ -222,6 +223,8 @@ class TunActor:
             address, why = "", "--path stream"
         else:
             address, why = "", "the peer does not offer datagrams"
+        if path is not None and kind == "edgevpn-stream" and path.mtu:
+            why += f"; a Go node: packets above {path.mtu} bytes are cut"
         return PathState(
             peer_id=peer,
             kind=kind,

@@ -32,7 +32,7 @@ from edgevpn.names.resolv_conf import maker
 from edgevpn.proto.messages import LedgerReply, LedgerRequest
 from edgevpn.proto.values import HEALTHCHECK
 
-OVERHEAD = 100  # bytes around a packet on its way: IP, UDP, and the seal (docs/wire.md)
+OVERHEAD = 66  # bytes around a packet on its way: IPv4 and UDP, and the seal (docs/wire.md)
 MAX_SKEW = 60.0  # seconds; one-time passwords of neighbouring windows overlap by less
 _FIRST_SANE = 1_700_000_000  # a clock before this was never set
 _STA_UNSYNC = 0x0040

@@ -83,7 +83,7 @@ COMMON: tuple[Flag, ...] = (
         "int",
         1200,
         "EDGEVPNMTU",
-        "MTU of the interface; at least 1280 with IPv6 addresses; 1420 is faster where no Go node is",
+        "MTU of the interface; without it 1420, and towards Go nodes 1200 (1280 with IPv6 addresses)",
     ),
     Flag("bootstrap-iface", "bool", True, "EDGEVPNBOOTSTRAPIFACE", "Set the interface up (needs privileges)"),
     Flag("packet-mtu", "int", 1420, "EDGEVPNPACKETMTU", "Size of the packet buffer", _NOT_NEEDED),

@@ -47,9 +47,11 @@ def node_config(
     values, given = settings
     notes: list[str] = []
     addresses = tuple(_each(parse_cidr, "address", settings)) if vpn else ()
-    mtu = values["mtu"]
-    if "mtu" not in given and any(":" in address for address in addresses):
-        mtu = max(mtu, MIN_MTU_IPV6)
+    mtu = go_mtu = values["mtu"]
+    if "mtu" not in given:
+        mtu = NodeConfig.mtu
+        if any(":" in address for address in addresses):
+            go_mtu = max(go_mtu, MIN_MTU_IPV6)
     ownership = OWNERSHIP_MODES.get(values["ownership"].strip().lower())
     if ownership is None:
         raise UsageError(f"{given['ownership']} is enforce, observe or off, not {values['ownership']!r}")
@@ -77,6 +79,7 @@ def node_config(
         interface=values["interface"] if vpn else "",
         addresses=addresses,
         mtu=mtu,
+        go_mtu=go_mtu,
         bootstrap_iface=values["bootstrap-iface"],
         router=parse_ip(values["router"]) if vpn and values["router"] else "",
         dhcp=dhcp,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ from edgevpn.proto.back_off import BackOff
 from edgevpn.proto.ip import split_packets_untrusted
 from edgevpn.proto.packet_stream import (
     HELLO_SIZE,
+    PLAIN,
     TAKES_TCP,
     TAKES_UDP,
     Hello,
@@ -35,6 +37,7 @@ from edgevpn.proto.packet_stream import (
 )
 from edgevpn.proto.protocols import PACKET_STREAM
 from edgevpn.tun import virtio
+from edgevpn.tun.narrow_stream import NarrowStream
 from edgevpn.tun.packet_thread import PacketThread
 from edgevpn.tun.path import MAX_QUEUE, PathStats
 from edgevpn.tun.pump import plain_frames
@@ -97,8 +100,12 @@ class StreamPath:
         hello: Hello,
         bad: Callable[[str], None],
         thread: PacketThread | None = None,
+        go_mtu: int = 0,
     ) -> None:
-        """`receive` takes frames from the peer; `bad` is told why a stream of the peer's was ended."""
+        """`receive` takes frames from the peer; `bad` is told why a stream of the peer's was ended.
+
+        `go_mtu`: of what may go to a Go node, if that is less than our interface's; 0: no limit.
+        """
         self.stats = PathStats()
         self._dial = dial
         self._receive = receive
@@ -114,12 +121,18 @@ class StreamPath:
         self._link: _Link | None = None
         self._link_changed = trio.Event()
         self._back_off = BackOff(_REDIAL_FIRST, _REDIAL_MOST, random.Random())  # noqa: S311
+        self._narrow = NarrowStream(go_mtu, lambda packet: receive([PLAIN + packet])) if go_mtu else None
 
     @property
     def kind(self) -> str:
         if self._link is None:
             return "none"
         return "stream" if self._link.protocol == PACKET_STREAM else "edgevpn-stream"
+
+    @property
+    def mtu(self) -> int:
+        """What the peer takes, if that is less than our interface's; else 0."""
+        return self._narrow.mtu if self._narrow is not None and self.kind == "edgevpn-stream" else 0
 
     @property
     def queued_bytes(self) -> int:
@@ -240,7 +253,7 @@ class StreamPath:
     def _encode(self, link: _Link, frames: list[bytes]) -> bytes:
         """The bytes for these frames, in the form that the other end takes."""
         if link.protocol != PACKET_STREAM:
-            return b"".join(packet for frame in frames for packet in self._segment(frame))
+            return b"".join(packet for frame in frames for packet in self._packets_for_go(frame))
         takes = link.takes
         if takes & TAKES_TCP and takes & TAKES_UDP:
             return join(frames)
@@ -253,6 +266,15 @@ class StreamPath:
             else:
                 fitting += plain_frames(self._segment(frame))
         return join(fitting)
+
+    def _packets_for_go(self, frame: bytes) -> list[bytes]:
+        narrow = self._narrow
+        if narrow is None:
+            return self._segment(frame)
+        refused = narrow.refused
+        packets = narrow.packets(frame, time.monotonic())
+        self.stats.dropped += narrow.refused - refused
+        return packets
 
     def _segment(self, frame: bytes) -> list[bytes]:
         try:
@@ -315,7 +337,10 @@ class StreamPath:
         """Bytes of the peer's; nonsense ends the stream."""
         greeted = link.greeted
         try:
-            packets, size = self._receive(link.frames_untrusted(data))
+            frames = link.frames_untrusted(data)
+            if self._narrow is not None and link.protocol != PACKET_STREAM:
+                frames = [self._narrow.clamp(frame) for frame in frames]
+            packets, size = self._receive(frames)
         except UntrustedDataError as exc:
             link.complaint = str(exc)
             self._in_trio(link.ended.set)

@@ -19,6 +19,7 @@ from scripts.labkit import traffic
 from scripts.labkit.dhcp import measure_dhcp
 from scripts.labkit.disk import measure_disk
 from scripts.labkit.dns_load import measure_dns
+from scripts.labkit.garbage import measure_flood
 from scripts.labkit.hostile import measure_hostile
 from scripts.labkit.idle import measure_idle
 from scripts.labkit.namespaces import Lab, LabError, Node
@@ -212,6 +213,7 @@ WHAT: dict[str, Callable[[int, Callable[[str], None]], dict[str, Any] | None]] =
     "spread": measure_spread,
     "hostile": measure_hostile,
     "rekey": measure_rekey,
+    "flood": measure_flood,
     "go": measure_go,
 }
 
@@ -228,7 +230,7 @@ def main() -> int:
         "--tries",
         type=int,
         default=20,
-        help="of join, bootstrap and restarts, a fifth of rekey; how long for spread and hostile (20)",
+        help="of join, bootstrap and restarts; five times of rekey, a quarter of flood; how long for spread, hostile (20)",
     )
     parser.add_argument("--rounds", type=int, default=10, help="of kills (10)")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout, progress on stderr")

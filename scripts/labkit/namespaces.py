@@ -257,7 +257,7 @@ class Lab:
             *self._burst,
             self._seed or 0,
         )
-        return [str(_compiled_relay()), *map(str, figures)]
+        return [str(compiled("relay.c")), *map(str, figures)]
 
     def close(self) -> None:
         """End everything that was started, remove everything that was made."""
@@ -304,22 +304,22 @@ class Lab:
 
 
 @functools.cache
-def _compiled_relay() -> Path:
-    """The relay in C, compiled once for this process. Raises LabError."""
+def compiled(name: str) -> Path:
+    """A program in C of this directory, compiled once for this process. Raises LabError."""
     compiler = shutil.which("cc")
     if compiler is None:
-        raise LabError("there is no C compiler, which measurements on a bad link need: apt-get install gcc")
-    directory = tempfile.mkdtemp(prefix="evrelay-")
+        raise LabError("there is no C compiler, which some measurements need: apt-get install gcc")
+    directory = tempfile.mkdtemp(prefix="evlab-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    made = Path(directory, "relay")
+    made = Path(directory, name.removesuffix(".c"))
     done = subprocess.run(
-        [compiler, "-O2", "-o", str(made), str(Path(__file__).with_name("relay.c"))],
+        [compiler, "-O2", "-o", str(made), str(Path(__file__).with_name(name))],
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise LabError(f"the relay does not compile: {done.stderr.strip()[:300]}")
+        raise LabError(f"{name} does not compile: {done.stderr.strip()[:300]}")
     return made
 
 

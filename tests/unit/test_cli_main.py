@@ -166,8 +166,14 @@ def test_without_flags_the_node_is_the_default_one() -> None:
     assert config_of(vpn=False)[0].vpn is False
 
 
+def test_without_the_flag_the_mtu_is_1420_and_towards_go_nodes_1200() -> None:
+    given, usual = config_of("--mtu", "1300")[0], config_of()[0]
+    assert (usual.mtu, usual.go_mtu) == (1420, 1200)
+    assert (given.mtu, given.go_mtu) == (1300, 1300)
+
+
 def test_an_ipv6_address_raises_the_default_mtu_only() -> None:
-    assert config_of("--address", "fd00::1/64")[0].mtu == 1280
+    assert config_of("--address", "fd00::1/64")[0].go_mtu == 1280
     with pytest.raises(UsageError, match="IPv6 needs 1280"):
         config_of("--address", "fd00::1/64", "--mtu", "1200")
 

@@ -95,7 +95,8 @@ def test_the_resolver(resolvers: dict[str, float | None], made_by: str, running:
 
 
 @pytest.mark.parametrize(
-    ("outer", "inner", "state"), [(1500, 1200, OK), (1500, 1420, WARN), (1280, 1200, WARN), (None, 1200, SKIP)]
+    ("outer", "inner", "state"),
+    [(1500, 1200, OK), (1486, 1420, OK), (1485, 1420, WARN), (1265, 1200, WARN), (None, 1200, SKIP)],
 )
 def test_the_mtu(outer: int | None, inner: int, state: str) -> None:
     assert doctor.mtu_check(outer, inner).state == state
