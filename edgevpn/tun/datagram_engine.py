@@ -26,7 +26,7 @@ from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP
 from edgevpn.proto.too_big import fragment, too_big_answer
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
-from edgevpn.tun.fit import MAX_SYN, Fit, clamp_mss, fit
+from edgevpn.tun.fit import MAX_SYN, Fit, clamp_mss, fit, udp_ends
 from edgevpn.tun.session_repair import TICK as REPAIR_TICK
 from edgevpn.tun.train import MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
 from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT
@@ -74,6 +74,7 @@ class DatagramEngine:
         `repairs`: whether lost datagrams are repaired with peers that do it, too.
         """
         self._sockets = sockets
+        self._own_ports = {sock.getsockname()[1] for sock in sockets.values()}
         self._write = write
         self._mtu = mtu
         self._wake = wake
@@ -181,6 +182,23 @@ class DatagramEngine:
             self.live[link.peer] = link
         else:
             self.live.pop(link.peer, None)
+
+    def wanted(self, peer: str) -> None:
+        """Packets for this peer went another way: look for one for datagrams more often."""
+        link = self.links.get(peer)
+        if link is not None and not link.is_live:
+            now = time.monotonic()
+            if now - link.last_sent > ACTIVE:
+                link.look(now)
+                self._wake()
+            link.last_sent = now
+
+    def is_own(self, frame: memoryview) -> bool:
+        """Whether the device gave us a datagram of our own: from our port to where a peer may be reached."""
+        ends = udp_ends(frame)
+        if ends is None or ends[0] not in self._own_ports:
+            return False
+        return any(link.has_way((ends[1], ends[2])) for link in self.links.values())
 
     # --- out
 

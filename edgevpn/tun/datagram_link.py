@@ -218,6 +218,9 @@ class DatagramLink:
                 del self._ways[worst.address]
             self._ways[address] = Way(address, self._full)
 
+    def has_way(self, address: Address) -> bool:
+        return address in self._ways
+
     @property
     def _room(self) -> int:
         """For a control message, bytes."""
@@ -255,6 +258,9 @@ class DatagramLink:
 
     def refused(self, address: Address, now: float) -> bool:
         """The system does not send there at all. Whether something is to be done about it (tick soon)."""
+        way = self._ways.get(address)
+        if way is not None:
+            way.refused = now
         if self._refused or address != self.address:
             return False
         self._refused = True
@@ -366,7 +372,9 @@ class DatagramLink:
 
     def _best_other(self, since: float) -> Way | None:
         """The best but for the one in use of those that have answered since then."""
-        others = [one for one in self._ways.values() if one is not self._way and one.answered > max(since, 0.0)]
+        others = [
+            one for one in self._ways.values() if one is not self._way and one.answered > max(since, 0.0, one.refused)
+        ]
         return min(others, key=lambda one: (not one.mtu.size, one.cost), default=None)
 
     def _consider_as_second(self, way: Way, now: float) -> None:
@@ -419,11 +427,11 @@ class DatagramLink:
     def _tick_in_doubt(self, session: Session, way: Way, asked: float, now: float) -> list[ProbeToSend]:
         late = asked > self._patience
         if late or self._refused:
-            other = self._best_other(now - 2 * _WARM if self._refused else now - asked)
+            other = self._best_other(now - asked - 2 * _WARM if self._refused else now - asked)
             if other is not None:
                 self._take(other, self._why_left(), now)
                 return self._probe(session, [other], now)
-        if asked > _GIVE_UP + 3 * self.rtt:
+        if asked > (_PATIENCE if self._refused else _GIVE_UP) + 3 * self.rtt:
             self._lose(now)
             return []
         if late:

@@ -15,10 +15,11 @@ TCP's SYNs are given an MSS that fits (RFC 9293, 3.7.1), in both directions, so 
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from enum import Enum, auto
 
-from edgevpn.proto.ip import IPV4_HEADER, IPV6_HEADER, TCP
+from edgevpn.proto.ip import IPV4_HEADER, IPV6_HEADER, TCP, UDP
 from edgevpn.proto.packet_stream import VIRTIO_HEADER
 from edgevpn.proto.too_big import MIN_IPV6, may_fragment
 from edgevpn.tun import virtio
@@ -129,3 +130,14 @@ def _lower(frame: bytearray | memoryview, tcp: int, at: int, most: int) -> bool:
         total = (total & 0xFFFF) + (total >> 16)
         _U16.pack_into(frame, tcp + _CHECKSUM_AT, 0xFFFF - total)
     return True
+
+
+def udp_ends(frame: memoryview) -> tuple[int, str, int] | None:
+    """Source port, destination address and port of a frame's UDP datagram; None for anything else."""
+    version6 = len(frame) > VIRTIO_HEADER and frame[VIRTIO_HEADER] >> 4 == 6
+    at = VIRTIO_HEADER + (IPV6_HEADER if version6 else (frame[VIRTIO_HEADER] & 15) * 4)
+    if len(frame) < at + 8 or frame[VIRTIO_HEADER + (6 if version6 else 9)] != UDP:
+        return None
+    destination = frame[VIRTIO_HEADER + 24 : at] if version6 else frame[VIRTIO_HEADER + 16 : VIRTIO_HEADER + 20]
+    (source,), (port,) = _U16.unpack_from(frame, at), _U16.unpack_from(frame, at + 2)
+    return source, str(ipaddress.ip_address(bytes(destination))), port

@@ -48,6 +48,7 @@ class Pump:
             "read_packets": 0,
             "written_packets": 0,
             "dropped_no_route": 0,
+            "own_datagrams_dropped": 0,
             "refused_source": 0,
             "refused_malformed": 0,
             "refused_by_device": 0,
@@ -59,6 +60,8 @@ class Pump:
         if self._engine is not None:
             self._engine.flush()
         for peer, frames in batches.items():
+            if self._engine is not None:
+                self._engine.wanted(peer)
             path = self._paths.get(peer)
             if path is None:
                 self._unknown(peer, frames)
@@ -86,6 +89,9 @@ class Pump:
             peer = self.router.lookup(destination)
             if peer is None:
                 self.counters["dropped_no_route"] += 1
+                continue
+            if engine is not None and not self.router.is_machine(destination) and engine.is_own(buffer[:length]):
+                self.counters["own_datagrams_dropped"] += 1  # a route leads the tunnel into itself
                 continue
             link = live.get(peer)
             if link is None or engine is None or not engine.send(link, length):

@@ -34,6 +34,10 @@ class Router:
         )
         self._gateway = routes.get(gateway) if gateway else None
 
+    def is_machine(self, destination: bytes) -> bool:
+        """Whether this packed address is a machine's own: no network's, and nothing that the gateway gets."""
+        return destination in self._machines
+
     def lookup(self, destination: bytes) -> str | None:
         """The peer for a packed destination address, or None."""
         peer = self._machines.get(destination)

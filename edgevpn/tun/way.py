@@ -28,15 +28,18 @@ _MASK: Final = (1 << _REMEMBERED) - 1
 
 
 class Way:
-    """`answered`: when it last did, 0: never. `asked`: when it last was. `mtu`: its search for a size."""
+    """`answered`: when it last did, 0: never. `asked`: when it last was. `mtu`: its search for a size.
 
-    __slots__ = ("_carried", "_lost", "_recent", "_told", "address", "answered", "asked", "mtu", "rtt")
+    `refused`: when the system last would not send there.
+    """
+
+    __slots__ = ("_carried", "_lost", "_recent", "_told", "address", "answered", "asked", "mtu", "refused", "rtt")
 
     def __init__(self, address: Address, full: int) -> None:
         """`full`: the largest datagram that there will ever be."""
         self.address = address
         self.mtu = PathMtu(full, _HEADER_V6 if ":" in address[0] else _HEADER_V4)
-        self.answered = self.asked = self.rtt = 0.0
+        self.answered = self.asked = self.refused = self.rtt = 0.0
         self._recent: deque[float] = deque(maxlen=_LEAST_OF)
         self._lost = self._told = 0  # a bit for each of the last small probes; how many there were
         self._carried = 0.0  # when the size in use was answered last

@@ -70,6 +70,9 @@ class MemorySocket:
         self.sent: list[tuple[list[bytes], Address]] = []
         self.inbox: deque[Receive] = deque()
 
+    def getsockname(self) -> Address:
+        return "192.0.2.9", 1009
+
     def sendmsg(self, parts: Sequence[Any], control: Sequence[Any], _: int, address: Address) -> int:
         data = bytes(parts[0])
         size = struct.unpack("=H", control[0][2])[0] if control else len(data)

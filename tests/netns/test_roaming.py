@@ -23,6 +23,9 @@ def only(lab: Lab, version: int) -> None:
     """Leave the lab's nodes one address family on the link."""
     for node in lab.nodes:
         node.run(["ip", f"-{10 - version}", "addr", "flush", "dev", "eth0"])
+    tentative = ["ip", "-6", "addr", "show", "dev", "eth0", "tentative"]  # multicast goes by the link's own address
+    for node in lab.nodes:
+        wait_for(lambda node=node: version == 4 or not node.run(tentative).stdout, 5, what="the link's address")
 
 
 def addresses(version: int, k: int) -> tuple[str, str]:

@@ -63,10 +63,24 @@ def test_the_second_takes_over_within_six_tenths_of_a_second_when_the_first_fall
 def test_it_takes_over_at_the_next_tick_when_the_system_refuses_to_send(world: World) -> None:
     world.reach = lambda _, target, __: None if target == B else 0.02
     assert world.one.refused(B, world.now)
-    assert not world.one.refused(B2, world.now)
+    assert not world.one.refused(("192.0.2.99", 9), world.now)
     world.run(0.02, lambda: world.send(world.one))
     assert world.one.address == B2
     assert "system" in world.one.reason
+
+
+def test_where_the_system_refuses_all_ways_the_path_is_left_at_once(world: World) -> None:
+    world.reach = lambda *_: None
+    began = world.now
+
+    def refusing() -> None:
+        world.send(world.one)
+        for address in (B, B2):
+            world.one.refused(address, world.now)
+
+    while world.one.is_live:
+        world.run(0.02, refusing)
+        assert world.now - began < 0.5
 
 
 def test_a_failure_in_the_moment_of_new_keys_is_noticed_all_the_same(world: World) -> None:
