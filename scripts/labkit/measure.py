@@ -230,7 +230,7 @@ def main() -> int:
         "--tries",
         type=int,
         default=20,
-        help="of join, bootstrap and restarts; five times of rekey, a quarter of flood; how long for spread, hostile (20)",
+        help="of join, bootstrap, restarts; rekey x 5, flood / 4; how long for spread and hostile (20)",
     )
     parser.add_argument("--rounds", type=int, default=10, help="of kills (10)")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout, progress on stderr")
