@@ -20,13 +20,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from scripts.labkit import traffic
+from scripts.labkit import bench_detail, traffic
 from scripts.labkit.namespaces import Lab, LabError, Node
 from scripts.labkit.nodes import Vpn, new_token
 
 _EPILOG = """examples:
   scripts/bench repair                            the table of losses, about 8 minutes
   scripts/bench repair --rows 20ms-1% --tries 3
+  scripts/bench repair --rows 80ms-1% --only auto --detail
   scripts/bench fair clean --json
   scripts/bench --realtime repair                 before everything else on this machine, which may be busy
 
@@ -34,6 +35,9 @@ Others that run when they are here: wireguard-go (apt-get install --no-install-r
 or its path in WIREGUARD_GO_BIN).
 """
 SECONDS = 6.0
+LONG = 12.0  # of a turn where slow start alone takes seconds
+BUFFER = 16 << 20  # bytes that TCP may have in flight: twice a round trip and a queue of the largest way, and more
+RAW, OURS, OTHERS = "raw", ("auto", "off"), ("wireguard-go",)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Way:
     burst: tuple[int, int] = (0, 0)
     rate_mbit: float | None = 200.0
     goal: float = 0.0
+    seconds: float = SECONDS
 
 
 WAYS = (
@@ -54,8 +59,9 @@ WAYS = (
     Way("20ms-0.5%", 20, 0.005, goal=150),
     Way("20ms-1%", 20, 0.01, goal=150),
     Way("20ms-2%", 20, 0.02, goal=130),
-    Way("80ms-0.5%", 80, 0.005, goal=130),
-    Way("80ms-1%", 80, 0.01, goal=130),
+    Way("80ms-0%", 80, 0.0, seconds=LONG),
+    Way("80ms-0.5%", 80, 0.005, goal=130, seconds=LONG),
+    Way("80ms-1%", 80, 0.01, goal=130, seconds=LONG),
     Way("20ms-burst", 20, 0.0, (5, 200), goal=100),
 )
 
@@ -67,6 +73,7 @@ class Contestant:
     name: str
     address: str
     pids: Callable[[], list[int]] = list
+    vpns: Sequence[Vpn] = ()  # when it is ours: receiver and sender
     mbit: list[float] = field(default_factory=list)
     pings: list[traffic.PingResult] = field(default_factory=list)
     cpu_s_per_gb: list[float] = field(default_factory=list)
@@ -111,7 +118,7 @@ def ours(stack: ExitStack, lab: Lab, number: int, repair: str) -> Contestant:
         pair.append(vpn)
     address = f"10.{number}.0.1"
     traffic.first_answer(lab.node(2), address, name, 30)
-    return Contestant(f"ours, repair {repair}", address, lambda: [vpn.pid_of("tun") for vpn in pair])
+    return Contestant(f"ours, repair {repair}", address, lambda: [vpn.pid_of("tun") for vpn in pair], pair)
 
 
 def wireguard(lab: Lab, number: int) -> Contestant | None:
@@ -153,31 +160,47 @@ def wait_for_device(node: Node, device: str) -> None:
 
 
 @contextlib.contextmanager
-def contest(way: Way, *, others: bool = True) -> Iterator[tuple[Lab, list[Contestant]]]:
+def contest(way: Way, only: Sequence[str] | None = None) -> Iterator[tuple[Lab, list[Contestant]]]:
+    """A lab with those of the contestants that are wanted."""
+    wanted = only or (RAW, *OURS, *OTHERS)
     with ExitStack() as stack:
         lab = stack.enter_context(
             Lab(2, delay_ms=way.rtt_ms / 2, loss=way.loss, rate_mbit=way.rate_mbit, burst=way.burst, fast=True, seed=1)
         )
-        found = [Contestant("raw", lab.node(1).address)]
-        found += [ours(stack, lab, 11, "auto"), ours(stack, lab, 12, "off")]
-        other = wireguard(lab, 13) if others else None
+        for node in lab.nodes:
+            prepare(node)
+        found = [Contestant(RAW, lab.node(1).address)] if RAW in wanted else []
+        found += [ours(stack, lab, 11 + k, repair) for k, repair in enumerate(OURS) if repair in wanted]
+        other = wireguard(lab, 13) if "wireguard-go" in wanted else None
         yield lab, [*found, *([other] if other else [])]
+
+
+def prepare(node: Node) -> None:
+    """TCP there has room for what the way holds, and no connection knows what an earlier one has learnt."""
+    for name, value in (("wmem", f"4096 65536 {BUFFER}"), ("rmem", f"4096 131072 {2 * BUFFER}")):
+        node.run(["sh", "-c", f"echo '{value}' > /proc/sys/net/ipv4/tcp_{name}"])
+    node.run(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/tcp_no_metrics_save"])
 
 
 # --- turns
 
 
-def turn(lab: Lab, one: Contestant, seconds: float, *options: str) -> None:
-    """A stream, and pings beside it."""
+def turn(lab: Lab, one: Contestant, seconds: float, *options: str, say: Callable[[str], None] | None = None) -> None:
+    """A stream, and pings beside it. With `say` it tells what happened on the wire, in TCP and to repair."""
+    detail = bench_detail.Detail(lab, one.vpns) if say is not None else None
     pinging = traffic.Pinging(lab.node(2), one.address, 0.005)
     pids = one.pids()
     before = cpu_seconds(pids)
-    mbit = traffic.iperf3(lab.node(1), lab.node(2), one.address, seconds, "-C", "cubic", *options)
+    report = traffic.iperf3_report(lab.node(1), lab.node(2), one.address, seconds, "-C", "cubic", *options)
+    mbit = traffic.received_mbit(report)
     used = cpu_seconds(pids) - before
     one.pings.append(pinging.finish())
     one.mbit.append(mbit)
     if pids:
         one.cpu_s_per_gb.append(used / max(1e-9, mbit * seconds / 8000))
+    if detail is not None and say is not None:
+        for line in detail.lines(one.name, report, one.pings[-1]):
+            say(line)
 
 
 def described(one: Contestant) -> dict[str, Any]:
@@ -198,10 +221,10 @@ def bench_repair(options: argparse.Namespace, say: Callable[[str], None]) -> lis
     for way in WAYS:
         if options.rows and way.name not in options.rows:
             continue
-        with contest(way) as (lab, contestants):
+        with contest(way, options.only) as (lab, contestants):
             for _ in range(options.tries):
                 for one in contestants:
-                    turn(lab, one, options.seconds)
+                    turn(lab, one, options.seconds or way.seconds, say=say if options.detail else None)
             row = {"row": way.name, "goal_mbit": way.goal, "found": [described(one) for one in contestants]}
         rows.append(row)
         show(row, say)
@@ -211,11 +234,11 @@ def bench_repair(options: argparse.Namespace, say: Callable[[str], None]) -> lis
 def bench_fair(options: argparse.Namespace, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """50 Mbit/s without random loss: a stream inside and a raw one beside it."""
     way = Way("50mbit-beside-raw", 20, 0.0, rate_mbit=50.0)
-    with contest(way, others=False) as (lab, (_, with_repair, without)):
+    with contest(way, OURS) as (lab, (with_repair, without)):
         beside: dict[str, list[float]] = {with_repair.name: [], without.name: []}
         for _ in range(options.tries):
             for one in (with_repair, without):
-                inside, raw = two_streams(lab, one.address, lab.node(1).address, 2 * options.seconds)
+                inside, raw = two_streams(lab, one.address, lab.node(1).address, options.seconds or LONG)
                 one.mbit.append(inside)
                 beside[one.name].append(raw)
         found = [described(one) | {"raw_beside_mbit": spread(beside[one.name])} for one in (with_repair, without)]
@@ -255,11 +278,12 @@ def bench_clean(options: argparse.Namespace, say: Callable[[str], None]) -> list
     """A clean veth: one stream, eight, small packets, pings, CPU and memory."""
     rows = []
     way = Way("clean", 0, 0.0, rate_mbit=None)
+    seconds = (options.seconds or SECONDS) / 2
     with contest(way) as (lab, contestants):
         idle = {one.name: traffic.ping(lab.node(2), one.address, 100, 0.02) for one in contestants}
         for _ in range(options.tries):
             for one in contestants:
-                turn(lab, one, options.seconds / 2)
+                turn(lab, one, seconds)
         row: dict[str, Any] = {"row": "clean, one stream", "found": [described(one) for one in contestants]}
         for found, one in zip(row["found"], contestants, strict=True):
             found["idle_ping_ms"] = round(idle[one.name].median_ms, 3)
@@ -273,13 +297,13 @@ def bench_clean(options: argparse.Namespace, say: Callable[[str], None]) -> list
             one.mbit, one.pings, one.cpu_s_per_gb = [], [], []
         for _ in range(options.tries):
             for one in contestants:
-                turn(lab, one, options.seconds / 2, "-P", "8")
+                turn(lab, one, seconds, "-P", "8")
         row = {"row": "clean, eight streams", "found": [described(one) for one in contestants]}
         rows.append(row)
         show(row, say)
         found = []
         for one in contestants:
-            packets = [small_packets(lab, one.address, options.seconds / 2) for _ in range(options.tries)]
+            packets = [small_packets(lab, one.address, seconds) for _ in range(options.tries)]
             found.append({"name": one.name, "packets_per_s": spread(packets, 0)})
         row = {"row": "clean, UDP of 100 bytes", "found": found}
         rows.append(row)
@@ -351,7 +375,9 @@ def main() -> int:
         "--rows", nargs="+", metavar="ROW", help=f"of repair: {', '.join(w.name for w in WAYS)}".replace("%", "%%")
     )
     parser.add_argument("--tries", type=int, default=3, help="turns of each contestant (3)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of a turn ({SECONDS:g})")
+    parser.add_argument("--seconds", type=float, help=f"of a turn ({SECONDS:g}; {LONG:g} where a round trip is 80 ms)")
+    parser.add_argument("--only", nargs="+", choices=(RAW, *OURS, *OTHERS), help="of repair: who takes part (all)")
+    parser.add_argument("--detail", action="store_true", help="of repair: tell what each turn met, second by second")
     parser.add_argument("--realtime", action="store_true", help="run before everything else on this machine")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout, progress on stderr")
     options = parser.parse_args()

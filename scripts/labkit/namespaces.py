@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 _PREFIX = "evlab"
 _NAMESPACES = Path("/run/netns")  # where ip-netns(8) keeps them
@@ -135,6 +135,22 @@ class Node:
         if process in self.processes:
             self.processes.remove(process)
         return process.returncode
+
+
+class PortFigures(NamedTuple):
+    """Of what one node sent: frames, and how many of them were dropped by chance and by a full queue."""
+
+    frames: int
+    by_chance: int
+    by_queue: int
+
+
+class WireFigures(NamedTuple):
+    """By node; and whether the relay kept up: frames it never saw or got rid of, and how late one left at most."""
+
+    ports: list[PortFigures]
+    unseen: int
+    late_us: int
 
 
 class Lab:
@@ -258,6 +274,18 @@ class Lab:
             self._seed or 0,
         )
         return [str(compiled("relay.c")), *map(str, figures)]
+
+    def wire(self) -> WireFigures:
+        """What the relay in C has done since it was asked last. Raises LabError."""
+        if self._relay is None or self._relay.stdin is None or self._relay.stdout is None or not self._fast:
+            raise LabError("only a lab with the fast relay counts what it carries")
+        self._relay.stdin.write(b"?")
+        self._relay.stdin.flush()
+        figures = [int(word) for word in self._relay.stdout.readline().split()]
+        if len(figures) != 3 * len(self.nodes) + 2:
+            raise LabError("the lab's relay has ended")
+        ports = [PortFigures(*figures[at : at + 3]) for at in range(0, len(figures) - 2, 3)]
+        return WireFigures(ports, figures[-2], figures[-1])
 
     def close(self) -> None:
         """End everything that was started, remove everything that was made."""

@@ -7,7 +7,12 @@
  * came in by its port; what finds neighbours is spared. Then it takes its place behind those before it at the rate (none:
  * 0), is dropped when that is more than QUEUE_US away, and leaves DELAY_US after. Times are those at which the kernel saw the
  * frame, and the relay runs before anything else (SCHED_FIFO), so that a busy machine makes no losses of its own. It ends
- * when standard input closes. */
+ * when standard input closes.
+ *
+ * A byte there is answered by a line, figures since the last such line: for each port in turn, of what came in by it,
+ * frames, of these dropped by chance (or in a burst), and by a full queue; and at last frames that the kernel dropped
+ * before they were seen here or did not take on their way out, and microseconds by which a frame left late at most. The
+ * last two tell whether the relay itself was too slow. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <net/ethernet.h>
@@ -39,6 +44,9 @@ struct out {
 static struct out outs[PORTS];
 static int sockets[PORTS];
 static unsigned long chance[PORTS], count[PORTS];
+static unsigned long frames[PORTS], by_chance[PORTS], by_queue[PORTS];
+static unsigned long refused;
+static long latest;
 static struct { unsigned char address[6]; int port; } learned[LEARNED];
 static int known;
 
@@ -93,12 +101,12 @@ static int receive(int from, unsigned char *frame, size_t room, long *at) {
     return size;
 }
 
-static void enqueue(struct out *out, const unsigned char *frame, int size, long t, long delay, double rate, long queue) {
-    if (out->head - out->tail >= SLOTS) return;
+static int enqueue(struct out *out, const unsigned char *frame, int size, long t, long delay, double rate, long queue) {
+    if (out->head - out->tail >= SLOTS) return 0;
     long due = t;
     if (rate > 0) {
         if (out->free_at < t) out->free_at = t;
-        if (out->free_at - t > queue) return;
+        if (out->free_at - t > queue) return 0;
         out->free_at += (long)(size * 1e9 / rate);
         due = out->free_at;
     }
@@ -106,6 +114,22 @@ static void enqueue(struct out *out, const unsigned char *frame, int size, long 
     memcpy(out->frames + (long)slot * FRAME, frame, (size_t)size);
     out->length[slot] = size;
     out->due[slot] = due + delay;
+    return 1;
+}
+
+static void tell(int ports) {
+    unsigned long unseen = 0;
+    for (int i = 0; i < ports; i++) {
+        struct tpacket_stats stats;
+        socklen_t room = sizeof stats;
+        if (!getsockopt(sockets[i], SOL_PACKET, PACKET_STATISTICS, &stats, &room)) unseen += stats.tp_drops;
+        printf("%lu %lu %lu ", frames[i], by_chance[i], by_queue[i]);
+        frames[i] = by_chance[i] = by_queue[i] = 0;
+    }
+    printf("%lu %ld\n", unseen + refused, latest / 1000);
+    fflush(stdout);
+    refused = 0;
+    latest = 0;
 }
 
 int main(int argc, char **argv) {
@@ -140,7 +164,7 @@ int main(int argc, char **argv) {
     sched_setscheduler(0, SCHED_FIFO, &first);
     puts("ready");
     fflush(stdout);
-    for (;;) {
+    for (unsigned turns = 0;;) {
         long next = now() + 100000000L;
         int busy = 0;
         for (int i = 0; i < ports; i++) {
@@ -151,35 +175,45 @@ int main(int argc, char **argv) {
                 if (size < 14) break;
                 busy = 1;
                 learn(frame + 6, i);
-                if (!finds_neighbours(frame, size)) {
-                    if (every && count[i]++ % every < burst) continue;
-                    if (loss && draw(i) < loss) continue;
+                frames[i]++;
+                if (!finds_neighbours(frame, size) &&
+                    ((every && count[i]++ % every < burst) || (loss && draw(i) < loss))) {
+                    by_chance[i]++;
+                    continue;
                 }
                 int to = port_of(frame);
                 for (int out = 0; out < ports; out++)
-                    if (out != i && (to == out || to < 0))
-                        enqueue(&outs[out], frame, size, t, delay, rate, queue);
+                    if (out != i && (to == out || to < 0) &&
+                        !enqueue(&outs[out], frame, size, t, delay, rate, queue))
+                        by_queue[i]++;
             }
             struct out *out = &outs[i];
             while (out->tail != out->head) {
                 unsigned slot = out->tail % SLOTS;
-                if (out->due[slot] > now()) {
+                long late = now() - out->due[slot];
+                if (late < 0) {
                     if (out->due[slot] < next) next = out->due[slot];
                     break;
                 }
+                if (late > latest) latest = late;
                 /* what the interface does not take is lost, as on a wire */
                 if (send(sockets[i], out->frames + (long)slot * FRAME, (size_t)out->length[slot], 0) >= 0) busy = 1;
+                else refused++;
                 out->tail++;
             }
         }
-        if (busy) continue;
+        if (busy && ++turns % 256) continue;
         long pause = next - now();
-        if (pause > 0) {
+        if (busy) pause = 0;
+        if (pause >= 0) {
             struct timespec for_long = {pause / 1000000000L, pause % 1000000000L};
             ppoll(poll_for, (nfds_t)ports + 1, &for_long, NULL);
         }
-        char ended[16];
-        if (poll_for[ports].revents && read(0, ended, sizeof ended) <= 0) return 0;
+        char asked[16];
+        if (poll_for[ports].revents) {
+            if (read(0, asked, sizeof asked) <= 0) return 0;
+            tell(ports);
+        }
         poll_for[ports].revents = 0;
     }
 }

@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from scripts.labkit.namespaces import LabError, Node
 
@@ -80,6 +80,15 @@ def ping(
 
 def iperf3(server: Node, client: Node, address: str, seconds: float = 3, *options: str) -> float:
     """Mbit/s that the receiver got, one TCP stream unless `options` say otherwise. Raises LabError."""
+    return received_mbit(iperf3_report(server, client, address, seconds, *options))
+
+
+def received_mbit(report: dict[str, Any]) -> float:
+    return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
+
+
+def iperf3_report(server: Node, client: Node, address: str, seconds: float = 3, *options: str) -> dict[str, Any]:
+    """What iperf3's client says of a run, with `end.sum_received`. Raises LabError."""
     listening = server.popen(["iperf3", "-s", "-1", "-B", address])
     try:
         for _ in range(100):
@@ -93,8 +102,9 @@ def iperf3(server: Node, client: Node, address: str, seconds: float = 3, *option
     finally:
         server.stop(listening, grace=0.5)
     try:
-        report = json.loads(done.stdout)
-        return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
+        report: dict[str, Any] = json.loads(done.stdout)
+        received_mbit(report)
+        return report
     except (ValueError, KeyError) as exc:
         raise LabError(f"iperf3 gave no result: {done.stdout[-300:]} {done.stderr[-300:]}") from exc
 
