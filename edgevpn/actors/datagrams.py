@@ -35,7 +35,7 @@ from edgevpn.proto.datagram_handshake import (
     answer_untrusted,
     candidates_size_untrusted,
 )
-from edgevpn.proto.datagram_repair import REPAIRS
+from edgevpn.proto.datagram_repair import CODES, REPAIRS
 from edgevpn.proto.messages import Body, HostSelf, PeerState
 from edgevpn.proto.packet_stream import Hello
 from edgevpn.proto.protocols import DATAGRAM
@@ -81,7 +81,7 @@ class Datagrams:
         self._router = router
         self._wake = trio.Event()
         repairs = shell.config.repair == "auto"
-        self._flags = hello.flags | (REPAIRS if repairs else 0)
+        self._flags = hello.flags | (REPAIRS | CODES if repairs else 0)
         self.engine = DatagramEngine(
             sockets, write, shell.config.mtu, lambda: thread.in_trio(self._rouse), repairs=repairs
         )

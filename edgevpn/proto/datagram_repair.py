@@ -7,6 +7,7 @@ they leave no gap in the trains themselves. All numbers are big-endian.
     PARITY  0xFF 4  time, u32   lengths, u16   size, u16   offset, u16   step, u8   ranges, u8   base, u64
                     then for each range:  train - base, u16   first, u8   count, u8
                     then the XOR of those datagrams' sealed parts from `offset` on
+    CODED   0xFF 7  row, u8   rows, u8   and then as PARITY, from time on
     STAMP   0xFF 5  time, u32   newest train, u64
     REPORT  0xFF 6  echo, u32   held, u32   received, u64   lost, u32   runs, u32   delay, u32
 
@@ -16,6 +17,9 @@ PARITY: of a group of datagrams, each range `count` of them with indices first, 
 the lengths of the sealed parts, `size` the greatest of them; what does not fit in one datagram comes in two pieces.
 `time` is of the sender's clock, microseconds.
 
+CODED: row `row` (from 0) of `rows` over the group, by edgevpn/tun/erasure.py: of symbols, which begin with the length
+of the sealed part, so `lengths` is 0, and `size` and `offset` are of symbols. Only for peers with the flag CODES.
+
 REPORT: `echo` the newest time that came, `held` for so long (microseconds); datagrams received, lost otherwise than by
 a full queue, and runs of those, all since the session began; `delay`: how far the way's delay is above its least now.
 """
@@ -24,25 +28,28 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.datagram import CONTROL, MAX_PIECES, MAX_TRAIN
 
 REPAIRS: Final = 4  # the flag in the handshake (1 and 2: super-packets that the sender takes)
+CODES: Final = 8  # ... with REPAIRS: it understands CODED
 WHOLE: Final = 0  # the mask that asks for a whole train
+ROWS: Final = 3  # of the code, at most
 MAX_RANGES: Final = 40
 _MAX_ASKED = 256
 
-_ASK, _PARITY, _STAMP, _REPORT = 3, 4, 5, 6
+_ASK, _PARITY, _STAMP, _REPORT, _CODED = 3, 4, 5, 6, 7
 _BASE = struct.Struct(">Q")
 _ENTRY = struct.Struct(">HB")
 _PARITY_FORM = struct.Struct(">BBIHHHBBQ")
+_CODED_FORM = struct.Struct(">BBBBIHHHBBQ")
 _RANGE = struct.Struct(">HBB")
 _STAMP_FORM = struct.Struct(">BBIQ")
 _REPORT_FORM = struct.Struct(">BBIIQIII")
-PARITY_HEAD: Final = _PARITY_FORM.size
+PARITY_HEAD: Final = _CODED_FORM.size
 RANGE_SIZE: Final = _RANGE.size
 
 
@@ -63,7 +70,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """The XOR of a group's sealed parts, or the piece of it from `offset` on."""
+    """The XOR of a group's sealed parts, or the piece of it from `offset` on; with `rows` a row of the erasure code."""
 
     time: int
     lengths: int
@@ -72,6 +79,8 @@ class Parity:
     step: int
     ranges: tuple[Range, ...]
     data: bytes
+    row: int = 0
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +129,9 @@ def write_asks(wanted: Sequence[tuple[int, int]], room: int) -> list[bytes]:
 
 def write_parity(parity: Parity) -> bytes:
     base = min(one.train for one in parity.ranges)
-    head = _PARITY_FORM.pack(
-        CONTROL,
-        _PARITY,
+    kind = (CONTROL, _CODED, parity.row, parity.rows) if parity.rows else (CONTROL, _PARITY)
+    head = (_CODED_FORM if parity.rows else _PARITY_FORM).pack(
+        *kind,
         parity.time & 0xFFFFFFFF,
         parity.lengths,
         parity.size,
@@ -155,7 +164,7 @@ def write_report(report: Report) -> bytes:
 
 def is_repair(data: bytes) -> bool:
     """Whether a control message is one of these, by its kind."""
-    return len(data) > 1 and _ASK <= data[1] <= _REPORT
+    return len(data) > 1 and _ASK <= data[1] <= _CODED
 
 
 def read_repair_untrusted(data: bytes) -> Repair:
@@ -163,8 +172,13 @@ def read_repair_untrusted(data: bytes) -> Repair:
     kind = data[1] if len(data) > 1 else 0
     if kind == _ASK:
         return _read_ask_untrusted(data)
-    if kind == _PARITY and len(data) > PARITY_HEAD:
-        return _read_parity_untrusted(data)
+    if kind == _PARITY and len(data) > _PARITY_FORM.size:
+        return _read_parity_untrusted(data, _PARITY_FORM.unpack_from(data)[2:], _PARITY_FORM.size)
+    if kind == _CODED and len(data) > _CODED_FORM.size:
+        row, rows, *rest = _CODED_FORM.unpack_from(data)[2:]
+        if not row < rows <= ROWS:
+            raise UntrustedDataError("a row that no code has")
+        return replace(_read_parity_untrusted(data, tuple(rest), _CODED_FORM.size), row=row, rows=rows)
     if kind == _STAMP and len(data) == _STAMP_FORM.size:
         _, _, time, newest = _STAMP_FORM.unpack(data)
         if newest <= MAX_TRAIN:
@@ -193,16 +207,19 @@ def _read_ask_untrusted(data: bytes) -> Ask:
     return Ask(wanted)
 
 
-def _read_parity_untrusted(data: bytes) -> Parity:
-    _, _, time, lengths, size, offset, step, count, base = _PARITY_FORM.unpack_from(data)
-    start = PARITY_HEAD + count * RANGE_SIZE
+def _read_parity_untrusted(data: bytes, fields: tuple[int, ...], begin: int) -> Parity:
+    """`fields`: from time to base; the ranges begin at `begin`."""
+    time, lengths, size, offset, step, count, base = fields
+    start = begin + count * RANGE_SIZE
     if offset + len(data) - start > size:
         raise UntrustedDataError("a parity is longer than what it is of")
     if not count or count > MAX_RANGES or len(data) <= start or not step or base > MAX_TRAIN:
         raise UntrustedDataError("a parity makes no sense")
     ranges = []
-    for delta, first, members in _RANGE.iter_unpack(data[PARITY_HEAD:start]):
-        if not members or first + (members - 1) * step >= MAX_PIECES:
+    members_of_all = 0
+    for delta, first, members in _RANGE.iter_unpack(data[begin:start]):
+        members_of_all += members
+        if not members or first + (members - 1) * step >= MAX_PIECES or members_of_all > MAX_PIECES - 1:
             raise UntrustedDataError("a parity is of datagrams that no train has")
         ranges.append(Range(base + delta, first, members))
     return Parity(time, lengths, size, offset, step, tuple(ranges), data[start:])

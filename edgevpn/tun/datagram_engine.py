@@ -417,8 +417,8 @@ class DatagramEngine:
         if link.address is not None:
             for copy in outcome.copies:
                 self._send_bytes(copy, link.address)
-        if outcome.repaired is not None:
-            self.opener.open_repaired(outcome.repaired, session.receive, self._on_frame, self._on_control)
+        for datagram in outcome.repaired:
+            self.opener.open_repaired(datagram, session.receive, self._on_frame, self._on_control)
         self._rouse(link, session, self._now)
 
     def _send_bytes(self, datagram: bytes, address: Address) -> None:

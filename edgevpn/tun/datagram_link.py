@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from edgevpn.proto.back_off import BackOff
 from edgevpn.proto.datagram import OVERHEAD, Address, Answer, Probe, write_answer, write_probe
 from edgevpn.proto.datagram_handshake import Agreed
-from edgevpn.proto.datagram_repair import REPAIRS
+from edgevpn.proto.datagram_repair import CODES, REPAIRS
 from edgevpn.proto.packet_stream import VIRTIO_HEADER
 from edgevpn.tun.path import PathStats
 from edgevpn.tun.path_mtu import RETRY, SMALL, Phase
@@ -144,9 +144,8 @@ class DatagramLink:
             used_at=now,
         )
         if self._repairs and agreed.terms.flags & REPAIRS:
-            repair = SessionRepair(
-                session.receive.head, session.receive.window, self._room, self.least_rtt or _RTT_GUESS
-            )
+            rtt, codes = self.least_rtt or _RTT_GUESS, bool(agreed.terms.flags & CODES)
+            repair = SessionRepair(session.receive.head, session.receive.window, self._room, rtt, codes=codes)
             session.repair = session.receive.arrivals = repair
             if self.sending is not None and self.sending.repair is not None:
                 repair.sender.inherit(self.sending.repair.sender)

@@ -8,9 +8,8 @@ datagrams, what was received lately. A hole is closed by what comes late, by par
     asked for   again each 1.15 measured round trips, TRIES times at most
     given up    after that, or GIVE_UP after it was seen; or at once when a full queue made it
 
-A queue that is full makes losses by which TCP inside learns the way's rate: those stay. The sender's stamps tell how
-far the delay is above the least of the last minute (as in RFC 6817); a loss at more than FULL of the highest such delay
-of the last minute, and more than FLOOR, is taken as made by the queue.
+Which losses a queue made, edgevpn/tun/queue_losses.py judges by the sender's stamps. They begin when something is asked
+for; until then nobody can tell, so no more than BLIND datagrams are asked for before the first stamp.
 """
 
 from __future__ import annotations
@@ -21,14 +20,15 @@ from typing import Final
 
 from edgevpn.proto.datagram import HEAD, INDEX_BITS, OVERHEAD
 from edgevpn.proto.datagram_repair import WHOLE, Parity, Range, Report, Stamp, write_asks, write_report
+from edgevpn.tun.erasure import bring_back, data_of, symbol
+from edgevpn.tun.queue_losses import QueueLosses
 
 GUARD: Final = 0.002
 HOLD: Final = 0.006
 TRIES: Final = 4
 GIVE_UP: Final = 1.0
 AGAIN: Final = 1.15  # round trips between asks
-FLOOR: Final = 0.008  # seconds of queue below which no loss is taken as its making
-FULL: Final = 0.85
+BLIND: Final = 8  # datagrams
 REPORT_EACH: Final = 0.05
 TICK: Final = 0.002
 _MAX_HOLES = 2048
@@ -36,7 +36,9 @@ _MAX_GAP = 1024  # trains
 _KEPT_BYTES, _KEPT_FOR = 4 << 20, 0.1
 _HALVES = 32
 _MOST_EXCESS = 0.5  # seconds; more is no queue
-_HALF_MINUTE = 30.0
+_BLIND_AFTER = 1.0  # seconds without a stamp
+_BLIND_AGAIN = 0.3
+_MAX_CODED = 64
 _PARITY_GONE = 1.0  # seconds without parity after which nothing is kept
 
 
@@ -59,34 +61,31 @@ class _Hole:
         self.tries = 0
 
 
-class QueueDelay:
-    """How long the way's queue is now, from stamps of the sender's clock (microseconds): seconds above the least."""
+class _Coded:
+    """What came of the rows of one group: by offset, by row."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._anchor: int | None = None
-        self._least = [0.0, 0.0]  # of this half minute, and the one before
-        self._most = [0.0, 0.0]
-        self._since = 0.0
+    __slots__ = ("pieces", "rows", "size")
 
-    def on_stamp(self, time: int, now: float, excess: float = 0.0) -> None:
-        """`excess`: how far the delay was above the least when the first came, as far as is known."""
-        arrived = int(now * 1e6)
-        if self._anchor is None:
-            self._anchor = (arrived - time) & 0xFFFFFFFF
-            self._since = now
-            self._least = [-excess, -excess]
-        late = ((arrived - time - self._anchor + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
-        delay = late / 1e6
-        if now - self._since > _HALF_MINUTE:
-            self._least, self._most, self._since = [delay, self._least[0]], [0.0, self._most[0]], now
-        self._least[0] = min(self._least[0], delay)
-        self.now = max(0.0, delay - min(self._least))
-        self._most[0] = max(self._most[0], self.now)
+    def __init__(self, size: int, rows: int) -> None:
+        self.size, self.rows = size, rows
+        self.pieces: dict[int, dict[int, bytes]] = {}
 
-    @property
-    def is_full(self) -> bool:
-        return self.now > FLOOR and self.now > FULL * max(self._most)
+    def add(self, parity: Parity) -> None:
+        if parity.size == self.size and (len(self.pieces) < 2 or parity.offset in self.pieces):
+            self.pieces.setdefault(parity.offset, {})[parity.row] = parity.data
+
+    def parts(self, wanted: int) -> list[tuple[int, int, dict[int, bytes]]] | None:
+        """Offset, length and rows of all parts, when each has as many rows as are wanted."""
+        at = 0
+        parts = []
+        for offset in sorted(self.pieces):
+            rows = self.pieces[offset]
+            length = len(next(iter(rows.values())))
+            if offset != at or len(rows) < wanted or any(len(one) != length for one in rows.values()):
+                return None
+            parts.append((offset, length, rows))
+            at += length
+        return parts if at == self.size else None
 
 
 class RepairReceiver:
@@ -100,15 +99,19 @@ class RepairReceiver:
         self._asked_at = 0.0
         self.next = 1  # the newest train that is known of, and one
         self.holes: dict[int, _Hole] = {}
-        self.queue = QueueDelay()
+        self.queue = QueueLosses()
         self.counters = {"repaired_by_parity": 0, "repaired_by_copy": 0, "left_to_the_queue": 0, "given_up": 0}
         self.received = self.lost = self.runs = 0
         self._kept: dict[int, list[tuple[int, int, bytes]]] = {}
         self._order: deque[tuple[int, int, float]] = deque()
         self._kept_bytes = 0
         self._halves: dict[tuple[Range, ...], Parity] = {}
+        self._coded: dict[tuple[Range, ...], _Coded] = {}
+        self._blind = 0  # datagrams asked for without a word on the queue
+        self._unjudged = 0  # of those, back by now
         self._parity_at = 0.0
-        self._stamp: tuple[int, float] | None = None  # the newest, and when it came
+        self._stamp: tuple[int, float] | None = None  # the newest, and when it came; told by a report
+        self._stamped = 0.0
         self._reported = 0.0
 
     # --- what comes
@@ -120,6 +123,7 @@ class RepairReceiver:
     def on_run(self, train: int, first: int, count: int, whole: int, now: float) -> None:
         """`count` datagrams from index `first` of a train of `whole` came, and were new."""
         self.received += count
+        self.queue.received(count)
         if train == self.next and count == whole:
             self.next = train + 1
             return
@@ -139,6 +143,8 @@ class RepairReceiver:
         hole.mask = before & mask
         if hole.tries:
             self.counters["repaired_by_copy"] += (before & ~mask).bit_count()
+            if not hole.confirmed:
+                self._unjudged += (before & ~mask).bit_count()
             rtt = now - hole.asked_at
             if hole.tries == 1 and rtt > 0.9 * self._least_rtt:  # else it was late, not sent again
                 self.rtt += (rtt - self.rtt) / 8
@@ -177,6 +183,14 @@ class RepairReceiver:
         excess = now - self._asked_at - self._least_rtt
         self.queue.on_stamp(time, now, excess if 0 < excess < _MOST_EXCESS else 0.0)
         self._stamp = time, now
+        self._stamped, self._blind = now, 0
+        if self._unjudged:
+            if not self.queue.made(self._unjudged):
+                self.lost, self.runs = self.lost + self._unjudged, self.runs + self._unjudged
+            self._unjudged = 0
+
+    def _is_blind(self, now: float) -> bool:
+        return now - self._stamped > _BLIND_AFTER
 
     def on_stamp(self, stamp: Stamp, now: float) -> None:
         self._on_time(stamp.time, now)
@@ -186,8 +200,8 @@ class RepairReceiver:
 
     # --- parity
 
-    def on_parity(self, parity: Parity, now: float) -> bytes | None:
-        """The datagram that it brings back, if one. It is not known to be genuine before it is opened."""
+    def on_parity(self, parity: Parity, now: float) -> list[bytes]:
+        """The datagrams that it brings back. They are not known to be genuine before they are opened."""
         self._on_time(parity.time, now)
         self._parity_at = now
         newest = max(one.train for one in parity.ranges)
@@ -196,16 +210,60 @@ class RepairReceiver:
             self.next = newest + 1
         missing = self._missing_of(parity)
         if not missing:
-            return None
+            self._coded.pop(parity.ranges, None)
+            return []
+        is_last = parity.row + 1 >= parity.rows and parity.offset + len(parity.data) == parity.size
         for train in {train for train, _ in missing}:
             hole = self.holes[train]
-            hole.covered = True
+            hole.covered |= is_last or len(missing) > max(1, parity.rows)
             self._confirm(train, hole, now)
         missing = [one for one in missing if one[0] in self.holes]  # but those that the queue made
-        if len(missing) != 1:
-            return None
-        whole = self._whole_of(parity)
-        return None if whole is None else self._bring_back(whole, *missing[0])
+        if not missing or len(missing) > max(1, parity.rows):
+            return []
+        if not parity.rows:
+            whole = self._whole_of(parity)
+            return [] if whole is None else self._bring_back(whole, *missing[0])
+        return self._decode(parity, missing)
+
+    def _decode(self, parity: Parity, missing: list[tuple[int, int]]) -> list[bytes]:
+        coded = self._coded.get(parity.ranges)
+        if coded is None:
+            while len(self._coded) >= _MAX_CODED:
+                del self._coded[next(iter(self._coded))]
+            coded = self._coded[parity.ranges] = _Coded(parity.size, parity.rows)
+        coded.add(parity)
+        parts = coded.parts(len(missing))
+        if parts is None:
+            return []
+        del self._coded[parity.ranges]
+        members: list[int | None] = []
+        lost = set(missing)
+        order: list[tuple[int, int]] = []
+        for train, first, count in parity.ranges:
+            for i in range(first, first + count * parity.step, parity.step):
+                sealed = None
+                if (train, i) in lost:
+                    order.append((train, i))
+                else:
+                    sealed = self._sealed(train, i)
+                    if sealed is None:
+                        return []
+                members.append(None if sealed is None else symbol(sealed))
+        found = [0] * len(missing)
+        for offset, length, rows in parts:
+            mask = (1 << 8 * length) - 1 << 8 * offset
+            values = {row: int.from_bytes(data, "little") << 8 * offset for row, data in rows.items()}
+            part = bring_back(values, [None if one is None else one & mask for one in members])
+            if part is None or len(part) != len(found):
+                return []
+            found = [one | more for one, more in zip(found, part, strict=True)]
+        datagrams = [data_of(value) for value in found]
+        self.counters["repaired_by_parity"] += len(found)
+        return [
+            self._head + (train << INDEX_BITS | index).to_bytes(8, "big") + data
+            for (train, index), data in zip(order, datagrams, strict=True)
+            if data is not None and len(data) > OVERHEAD - HEAD
+        ]
 
     def _missing_of(self, parity: Parity) -> list[tuple[int, int]]:
         """Train and index of those of the group that have not come."""
@@ -232,23 +290,23 @@ class RepairReceiver:
             return None
         return replace(parity, offset=0, data=low.data + high.data)
 
-    def _bring_back(self, parity: Parity, lost: int, index: int) -> bytes | None:
+    def _bring_back(self, parity: Parity, lost: int, index: int) -> list[bytes]:
         value, length = int.from_bytes(parity.data, "little"), parity.lengths
         for train, first, count in parity.ranges:
             for i in range(first, first + count * parity.step, parity.step):
                 if (train, i) != (lost, index):
                     sealed = self._sealed(train, i)
                     if sealed is None:
-                        return None
+                        return []
                     value ^= int.from_bytes(sealed, "little")
                     length ^= len(sealed)
         if not OVERHEAD - HEAD < length <= len(parity.data):
-            return None
+            return []
         if value.bit_length() > 8 * length:
-            return None
+            return []
         data = value.to_bytes(length, "little")
         self.counters["repaired_by_parity"] += 1
-        return self._head + (lost << INDEX_BITS | index).to_bytes(8, "big") + data
+        return [self._head + (lost << INDEX_BITS | index).to_bytes(8, "big") + data]
 
     def _sealed(self, train: int, index: int) -> bytes | None:
         for first, length, data in self._kept.get(train, ()):
@@ -264,16 +322,14 @@ class RepairReceiver:
         if hole.confirmed:
             return
         hole.confirmed = True
-        if self.queue.is_full:
-            self.counters["left_to_the_queue"] += max(1, hole.mask.bit_count() if hole.mask > 0 else 1)
+        lost = self._missing(train, hole, now)
+        count, runs = (1, 1) if lost < 0 else (lost.bit_count(), (lost & ~(lost << 1)).bit_count())
+        if self.queue.made(count):
+            self.counters["left_to_the_queue"] += count
             del self.holes[train]
             return
-        lost = self._missing(train, hole, now)
-        if lost < 0:
-            self.lost, self.runs = self.lost + 1, self.runs + 1
-        else:
-            self.lost += lost.bit_count()
-            self.runs += (lost & ~(lost << 1)).bit_count()
+        self.lost += count
+        self.runs += runs
 
     def _missing(self, train: int, hole: _Hole, now: float) -> int:
         """What of it should have come by now."""
@@ -285,6 +341,9 @@ class RepairReceiver:
         wanted: list[tuple[int, int]] = []
         hold = GUARD + (HOLD if now - self._parity_at < 0.1 else 0.0)
         pause = AGAIN * self.rtt
+        blind = self._is_blind(now)
+        if blind and self._asked_at + _BLIND_AGAIN < now:
+            self._blind = 0
         for train, hole in list(self.holes.items()):
             if hole.noticed < 0:
                 if train == self.next - 1 and now - hole.grown < GUARD:
@@ -293,7 +352,12 @@ class RepairReceiver:
             age = now - hole.noticed
             if age < GUARD:
                 continue
-            self._confirm(train, hole, now)
+            if not blind:
+                self._confirm(train, hole, now)
+            elif self._blind >= BLIND:
+                if age > GIVE_UP:
+                    del self.holes[train]
+                continue
             if train not in self.holes or (age < hold and not hole.covered):
                 continue
             if hole.tries and now - hole.asked_at < pause:
@@ -304,7 +368,11 @@ class RepairReceiver:
                 continue
             hole.tries += 1
             hole.asked_at = now
-            wanted.append((train, max(WHOLE, self._missing(train, hole, now))))
+            missing = max(WHOLE, self._missing(train, hole, now))
+            if blind:
+                missing = _first_of(missing, BLIND - self._blind)
+                self._blind += missing.bit_count() or BLIND
+            wanted.append((train, missing))
         if wanted:
             self._asked_at = now
         messages = write_asks(sorted(wanted), self.room) if wanted else []
@@ -319,3 +387,10 @@ class RepairReceiver:
     def is_busy(self) -> bool:
         """Whether ticks are wanted."""
         return bool(self.holes) or self._stamp is not None
+
+
+def _first_of(mask: int, most: int) -> int:
+    """The lowest `most` bits of it that are set; WHOLE is left."""
+    while mask.bit_count() > most:
+        mask &= ~(1 << mask.bit_length() - 1)
+    return mask

@@ -2,11 +2,15 @@
 
     quick     more than QUICK goes out: nothing is done. A way that fast has no random loss that is worth it
     quiet     nothing was lost lately: sealed trains are kept, whole, and nothing else is done
-    active    after an ask, or a report of losses: stamps each STAMP_EACH while something is sent, and parity. Calm ends
-              parity, and stamps a while later; else ACTIVE after the last loss does
+    active    after an ask, or a report of losses: stamps each STAMP_EACH while something is sent, and parity. That is
+              on trial until a report has told whether the losses were random. Calm ends parity, and stamps a while
+              later; else ACTIVE after the last loss does
 
-Parity: the XOR of a group of `k` sealed datagrams, or of what there is after FLUSH of silence. `k` follows the loss
-that the other side reports, and where losses come in runs, `step` groups are interleaved, so that a run hits each once.
+Parity: rows of an erasure code (edgevpn/tun/erasure.py) over a group of up to `k` sealed datagrams, which ends when it
+has as many, after FLUSH of silence, or when it is AGE old: what comes back later than a few ms TCP has sent again, and
+slowed down. How many and how large follows the loss that the other side reports (`plan`), and a group that ends early
+gets no more rows than it needs; BUDGET bounds what all of it may take. Where losses come in runs, `step` groups are
+interleaved, so that a run takes no more from each than its rows bring back. A peer that knows no code gets the XOR.
 
 Kept: two round trips and KEPT_MORE, and at most KEPT_BYTES. Copies: no more than a share of what is sent.
 """
@@ -14,14 +18,16 @@ Kept: two round trips and KEPT_MORE, and at most KEPT_BYTES. Copies: no more tha
 from __future__ import annotations
 
 from collections import deque
-from math import ceil
-from typing import Final
+from functools import lru_cache
+from math import ceil, comb
+from typing import Final, NamedTuple
 
 from edgevpn.proto.datagram import HEAD, MAX_TRAIN
 from edgevpn.proto.datagram_repair import (
     MAX_RANGES,
     PARITY_HEAD,
     RANGE_SIZE,
+    ROWS,
     WHOLE,
     Ask,
     Parity,
@@ -31,15 +37,18 @@ from edgevpn.proto.datagram_repair import (
     write_parity,
     write_stamp,
 )
+from edgevpn.tun.erasure import Rows, symbol
 
 ACTIVE: Final = 600.0  # seconds after a loss, if no calm ends it
 STAMPS_AFTER: Final = 50.0  # seconds of stamps after parity has ended
 STAMP_EACH: Final = 0.005
 FLUSH: Final = 0.002
+AGE: Final = 0.004
+BUDGET: Final = 0.25  # of a parity a datagram
 KEPT_MORE: Final = 0.1
 KEPT_BYTES: Final = 8 << 20
 QUICK: Final = 125_000_000  # bytes a second
-FIRST_K: Final = 8
+FIRST_LOSS: Final = 0.01  # until it is known
 MOST_STEP: Final = 8
 _WINDOW = 0.1
 _CALM, _CALM_DATAGRAMS = 10.0, 3000  # seconds, and datagrams, without random loss after which parity ends
@@ -47,14 +56,48 @@ _SHARE, _MOST_COPIES = 0.15, 256.0
 _LEAST_MEMBERS = 2
 _JUDGED, _JUDGED_LEAST = 4000, 1000
 _RUNS = 1.6  # lost in a row, from which on groups are interleaved
+_ENOUGH = 0.005
+_MOST_BUDGET = 64.0
+_SMALL = 256  # bytes: what is smaller gets one parity, as TCP's acknowledgements need none
+_STALE = 0.05  # seconds
 
 
-def group_size(loss: float) -> int:
-    """How many datagrams share a parity at this fraction lost."""
-    for most, k in ((0.003, 16), (0.007, 12), (0.015, 8), (0.03, 6)):
-        if loss <= most:
-            return k
-    return 5
+class Plan(NamedTuple):
+    """Groups of `k` datagrams with `rows` parities each, `step` of them interleaved. k = 0: none."""
+
+    k: int
+    rows: int
+    step: int
+
+
+NO_PARITY: Final = Plan(0, 1, 1)
+
+
+# Up to which loss: groups of how many, with how many rows. The first are for peers that know XOR alone.
+_XOR_PLANS = ((0.003, 16, 1), (0.007, 12, 1), (0.015, 8, 1), (0.03, 6, 1), (1.0, 5, 1))
+_PLANS = ((0.0015, 24, 1), (0.004, 32, 2), (0.008, 28, 2), (0.015, 30, 3), (0.03, 18, 3), (0.06, 12, 3), (1.0, 10, 3))
+_RUN_K = 18
+
+
+def plan(loss: float, run: float, *, codes: bool) -> Plan:
+    """For this fraction lost, `run` in a row on average. `codes`: whether the other side knows more than XOR."""
+    in_runs = run >= _RUNS
+    if codes and in_runs:
+        return Plan(_RUN_K, ROWS, min(MOST_STEP, ceil(1.4 * run / ROWS)))
+    step = min(MOST_STEP, ceil(run) + 2) if in_runs else 1
+    return next(Plan(k, rows, step) for most, k, rows in (_PLANS if codes else _XOR_PLANS) if loss <= most)
+
+
+@lru_cache(4096)
+def rows_needed(members: int, most: int, per_mille: int) -> int:
+    """So many, up to `most`, that of the lost all but ENOUGH come back, when so many of a thousand are."""
+    loss = per_mille / 1000
+    for rows in range(1, most):
+        others = members + rows - 1
+        few = sum(comb(others, k) * loss**k * (1 - loss) ** (others - k) for k in range(rows))
+        if 1 - few <= _ENOUGH:
+            return rows
+    return most
 
 
 class _Kept:
@@ -70,15 +113,16 @@ class _Kept:
 class _Group:
     """A parity that grows."""
 
-    __slots__ = ("count", "lengths", "ranges", "size", "value")
+    __slots__ = ("count", "ranges", "rows", "since", "size")
 
-    def __init__(self) -> None:
-        self.value = self.lengths = self.size = self.count = 0
+    def __init__(self, rows: int) -> None:
+        self.rows = Rows(rows)
+        self.size = self.count = 0
+        self.since = 0.0
         self.ranges: list[Range] = []
 
     def add(self, train: int, index: int, step: int, sealed: memoryview) -> None:
-        self.value ^= int.from_bytes(sealed, "little")
-        self.lengths ^= len(sealed)
+        self.rows.add(symbol(sealed))
         self.size = max(self.size, len(sealed))
         self.count += 1
         if self.ranges:
@@ -92,24 +136,25 @@ class _Group:
 class RepairSender:
     """For one session."""
 
-    def __init__(self, room: int, rtt: float) -> None:
-        """`room`: bytes of a control message."""
+    def __init__(self, room: int, rtt: float, *, codes: bool = True) -> None:
+        """`room`: bytes of a control message. `codes`: whether the other side knows the code."""
         self.room = room
         self.rtt = rtt
         self.active_until = 0.0
-        self.k = 0  # 0: no parity
-        self.step = 1
+        self.plan = NO_PARITY
         self.loss = 0.0
         self.run = 1.0  # how many are lost in a row, on average
         self.queue_delay = 0.0
         self.counters = {"parity_sent": 0, "copies_sent": 0, "copies_refused": 0}
+        self._codes = codes
+        self._budget = _MOST_BUDGET
         self._calm_at = 0.0
         self._since_loss = 0  # datagrams
         self._judged = 0  # datagrams that `loss` is of
         self._kept: dict[int, list[_Kept]] = {}
         self._order: deque[_Kept] = deque()
         self._kept_bytes = 0
-        self._groups: list[_Group] = [_Group()]
+        self._groups: list[_Group] = [_Group(1)]
         self._lane = 0
         self._grouped_at: float | None = None  # when something was added last to groups that are open
         self._newest = 0
@@ -119,13 +164,14 @@ class RepairSender:
         self._window_end = 0.0
         self._window_bytes = self._bytes_before = 0
         self._seen: tuple[int, int, int] | None = None  # what the last report said
+        self._trial = False
 
     def inherit(self, other: RepairSender) -> None:
         """Go on as the session before."""
-        self.active_until, self.k, self.step = other.active_until, other.k, other.step
+        self.active_until, self._codes = other.active_until, other._codes
         self.loss, self.run, self._judged = other.loss, other.run, other._judged
         self._calm_at, self._since_loss, self.rtt = other._calm_at, other._since_loss, other.rtt
-        self._groups = [_Group() for _ in range(self.step)]
+        self._set(other.plan)
 
     # --- out
 
@@ -155,7 +201,7 @@ class RepairSender:
         count = (len(view) + length - 1) // length
         self._copies = min(_MOST_COPIES, self._copies + _SHARE * count)
         self._to_stamp = True
-        return self._add_parity(kept, count, now) if self.k else self._stamp_if_due(now)
+        return self._add_parity(kept, count, now) if self.plan.k else self._stamp_if_due(now)
 
     def _evict(self, now: float) -> None:
         oldest = now - 2 * self.rtt - KEPT_MORE
@@ -175,43 +221,86 @@ class RepairSender:
         self._evict(now)
 
     def _forget_all(self) -> None:
-        self._grouped_at = None
-        self._groups = [_Group() for _ in range(self.step)]
+        self._new_groups()
         self._order.clear()
         self._kept.clear()
         self._kept_bytes = 0
 
+    def _new_groups(self) -> None:
+        self._groups = [_Group(self.plan.rows) for _ in range(self.plan.step)]
+        self._lane = 0
+        self._grouped_at = None
+
     def _add_parity(self, kept: _Kept, count: int, now: float) -> list[bytes]:
         messages: list[bytes] = []
-        view, length, step, each = memoryview(kept.data), kept.length, self.step, kept.each
+        view, length, each = memoryview(kept.data), kept.length, kept.each
+        k, _, step = self.plan
+        self._budget = min(_MOST_BUDGET, self._budget + BUDGET * count)
         for i in range(count):
             group = self._groups[self._lane]
+            if not group.count:
+                group.since = now
             sealed = view[i * length + HEAD : i * length + length]
             group.add(kept.train + (i if each else 0), 0 if each else kept.first + i, step, sealed)
-            if group.count >= self.k or len(group.ranges) >= MAX_RANGES:
+            if group.count >= k or len(group.ranges) >= MAX_RANGES:
                 messages += self._close(self._lane, now)
             self._lane = (self._lane + 1) % step
-        self._grouped_at = now if any(group.count for group in self._groups) else None
+        self._grouped_at = now
+        return messages + self._close_old(now)
+
+    def _close_old(self, now: float) -> list[bytes]:
+        """Those groups whose time has come."""
+        messages: list[bytes] = []
+        silent = self._grouped_at is not None and now - self._grouped_at >= FLUSH
+        for lane, group in enumerate(self._groups):
+            if group.count and (silent or now - group.since >= AGE):
+                messages += self._close(lane, now)
+        if not any(group.count for group in self._groups):
+            self._grouped_at = None
         return messages
 
     def _close(self, lane: int, now: float) -> list[bytes]:
-        group, self._groups[lane] = self._groups[lane], _Group()
-        if group.count < _LEAST_MEMBERS or group.ranges[-1].train - group.ranges[0].train > 0xFFFF:
+        """Its parities; when there is no budget for one, it stays as it is until there is, or it is stale."""
+        group, k = self._groups[lane], self.plan.k
+        rows = 1 if group.size < _SMALL else len(group.rows.values)
+        if group.count < k and self.plan.step == 1:
+            rows = rows_needed(group.count, rows, int(1000 * (self.loss or FIRST_LOSS)) + 1)
+        rows = min(rows, int(self._budget))
+        full = group.count >= k or len(group.ranges) >= MAX_RANGES
+        if not rows and not full and now - group.since < _STALE:
             return []
-        data = group.value.to_bytes(group.size, "little")
-        room = self.room - PARITY_HEAD - RANGE_SIZE * len(group.ranges)
-        pieces = -(-len(data) // room)
-        if pieces > 2 or room <= 0:
+        self._groups[lane] = _Group(self.plan.rows)
+        if not rows or (group.count < _LEAST_MEMBERS and (group.size < _SMALL or not self._codes)):
             return []
-        size = -(-len(data) // pieces)
-        time = int(now * 1e6)
+        if group.ranges[-1].train - group.ranges[0].train > 0xFFFF:
+            return []
         self._stamped, self._to_stamp = now, False
-        self.counters["parity_sent"] += 1
+        messages = self._written(group, rows, int(now * 1e6))
+        if messages:
+            self._budget -= rows
+            self.counters["parity_sent"] += rows
+        return messages
+
+    def _written(self, group: _Group, rows: int, time: int) -> list[bytes]:
+        """In two pieces when it does not fit in one; the first ones of all rows go first."""
+        room = self.room - PARITY_HEAD - RANGE_SIZE * len(group.ranges)
+        size = group.size + 2 if self._codes else group.size
+        pieces = -(-size // room) if room > 0 else 0
+        if not 1 <= pieces <= 2:
+            return []
+        ranges, step = tuple(group.ranges), self.plan.step
+        length = -(-size // pieces)
+        if not self._codes:
+            value = group.rows.values[0]
+            data = (value >> 16).to_bytes(size, "little")
+            xor = [Parity(time, value & 0xFFFF, size, at, step, ranges, data[at : at + length])
+                   for at in range(0, size, length)]  # fmt: skip
+            return [write_parity(one) for one in xor]
+        values = [value.to_bytes(size, "little") for value in group.rows.values[:rows]]
         return [
-            write_parity(
-                Parity(time, group.lengths, group.size, at, self.step, tuple(group.ranges), data[at : at + size])
-            )
-            for at in range(0, len(data), size)
+            write_parity(Parity(time, 0, size, at, step, ranges, data[at : at + length], row, rows))
+            for at in range(0, size, length)
+            for row, data in enumerate(values)
         ]
 
     def _stamp_if_due(self, now: float) -> list[bytes]:
@@ -222,11 +311,7 @@ class RepairSender:
 
     def tick(self, now: float) -> list[bytes]:
         """Messages that are due."""
-        messages: list[bytes] = []
-        if self._grouped_at is not None and now - self._grouped_at >= FLUSH:
-            self._grouped_at = None
-            for lane in range(len(self._groups)):
-                messages += self._close(lane, now)
+        messages = self._close_old(now) if self._grouped_at is not None else []
         return messages + self._stamp_if_due(now)
 
     def is_busy(self) -> bool:
@@ -268,8 +353,9 @@ class RepairSender:
             self._to_stamp, self._stamped = True, 0.0
         self.active_until = now + ACTIVE
         self._calm_at, self._since_loss = now + _CALM, 0
-        if not self.k:
-            self.k = FIRST_K
+        if not self.plan.k:
+            self._trial = True
+            self._set(plan(max(self.loss, FIRST_LOSS), 1.0, codes=self._codes))
 
     def on_report(self, report: Report, now: float) -> None:
         rtt = ((int(now * 1e6) - report.echo - report.held) & 0xFFFFFFFF) / 1e6
@@ -277,6 +363,9 @@ class RepairSender:
             self.rtt += (rtt - self.rtt) / 8
         self.queue_delay = report.delay / 1e6
         seen, self._seen = self._seen, (report.received, report.lost, report.runs)
+        if self._trial and report.lost == (seen[1] if seen else 0):  # all of it was a full queue's making
+            self._set(NO_PARITY)
+        self._trial = False
         if seen is None:
             return
         received, lost, runs = report.received - seen[0], report.lost - seen[1], report.runs - seen[2]
@@ -288,19 +377,18 @@ class RepairSender:
         self._judged = min(_JUDGED, self._judged + received)
         self.loss += (lost / (received + lost) - self.loss) * min(1.0, received / self._judged)
         if now > self._calm_at and self._since_loss > _CALM_DATAGRAMS:
-            if self.k:
+            if self.plan.k:
                 self.active_until = now + STAMPS_AFTER
-            self._set(0, 1)
-        elif self.k:
+            self._set(NO_PARITY)
+        elif self.plan.k:
             if lost:
                 self.run += (lost / max(1, runs) - self.run) * min(1.0, runs / 8)
-            k = group_size(self.loss) if self._judged >= _JUDGED_LEAST else FIRST_K
-            self._set(k, 1 if self.run < _RUNS else min(MOST_STEP, ceil(self.run) + 2))
+            loss = self.loss if self._judged >= _JUDGED_LEAST else max(self.loss, FIRST_LOSS)
+            self._set(plan(loss, self.run, codes=self._codes))
 
-    def _set(self, k: int, step: int) -> None:
-        self.k = k
-        if step != self.step:
-            self.step = step
-            self._groups = [_Group() for _ in range(step)]
-            self._lane = 0
-            self._grouped_at = None
+    def _set(self, wanted: Plan) -> None:
+        if wanted != self.plan:
+            changed = wanted[1:] != self.plan[1:]
+            self.plan = wanted
+            if changed:
+                self._new_groups()

@@ -18,15 +18,18 @@ class Outcome(NamedTuple):
     """Of a message: to send as they are; to open."""
 
     copies: list[bytes]
-    repaired: bytes | None
+    repaired: list[bytes]
 
 
 class SessionRepair:
     """Is told of all that goes out and comes in (`on_sent`, `on_run`)."""
 
-    def __init__(self, head: bytes, window: ReplayWindow, room: int, rtt: float) -> None:
-        """`head`, `window`: of the receiving key; `room`: bytes of a control message; `rtt`: a first guess."""
-        self.sender = RepairSender(room, rtt)
+    def __init__(self, head: bytes, window: ReplayWindow, room: int, rtt: float, *, codes: bool = True) -> None:
+        """`head`, `window`: of the receiving key; `room`: bytes of a control message; `rtt`: a first guess.
+
+        `codes`: whether the peer understands more parities of a group than the XOR.
+        """
+        self.sender = RepairSender(room, rtt, codes=codes)
         self.receiver = RepairReceiver(head, room, rtt)
         self.keeping = False
         self._window = window
@@ -50,7 +53,7 @@ class SessionRepair:
 
     def on_message(self, message: Repair, now: float) -> Outcome:
         if isinstance(message, Ask):
-            return Outcome(self.sender.on_ask(message, now), None)
+            return Outcome(self.sender.on_ask(message, now), [])
         if isinstance(message, Parity):
             self.keeping = True
             return Outcome([], self.receiver.on_parity(message, now))
@@ -58,7 +61,7 @@ class SessionRepair:
             self.receiver.on_stamp(message, now)
         else:
             self.sender.on_report(message, now)
-        return Outcome([], None)
+        return Outcome([], [])
 
     def tick(self, now: float) -> list[bytes]:
         """Messages that are due."""

@@ -31,6 +31,7 @@ from edgevpn.proto.ip import TCP, UDP
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import DatagramLink
 from edgevpn.tun.repair_receiver import GIVE_UP, TICK
+from edgevpn.tun.repair_sender import NO_PARITY
 from edgevpn.tun.session_repair import SessionRepair
 from edgevpn.tun.train import Opener, ReceiveKey, Sealer, SendKey, datagrams, seal_beside
 from tests.unit.test_virtio import frame_of, verify
@@ -123,8 +124,8 @@ class Link:
             outcome = end.repair.on_message(read_repair_untrusted(data), self.now)
             for copy in outcome.copies:
                 self.wire(self.other(end), copy)
-            if outcome.repaired is not None:
-                end.opener.open_repaired(outcome.repaired, end.receive, write, control)
+            for repaired in outcome.repaired:
+                end.opener.open_repaired(repaired, end.receive, write, control)
 
         end.opener.now = self.now
         end.opener.buffer[: len(datagram)] = datagram
@@ -223,7 +224,7 @@ def test_a_run_of_losses_is_brought_back_by_interleaved_parity() -> None:
     sent = bulk(link, 4.0, rate=8_000, size=200, seed=4)
     link.run(1.0)
     counted = link.two.repair.counters
-    assert link.one.repair.sender.step > 3
+    assert link.one.repair.sender.plan.step > 1
     assert counted["repaired_by_parity"] > 4 * counted["repaired_by_copy"]
     assert sum(1 for _ in link.two.delivered) > 0.995 * len(sent)
 
@@ -271,7 +272,7 @@ def test_a_parity_larger_than_a_datagram_comes_in_two_pieces() -> None:
 def test_calm_ends_parity_and_a_minute_of_it_all_messages() -> None:
     link = Link(lambda number, _: number == 30)
     bulk(link, 15.0, rate=300, size=100)
-    assert link.one.repair.sender.k == 0
+    assert link.one.repair.sender.plan == NO_PARITY
     bulk(link, 50.0, rate=100, size=100)
     before = link.control_datagrams
     bulk(link, 5.0, rate=300, size=100)
@@ -315,7 +316,7 @@ def test_a_new_session_goes_on_with_what_the_old_one_knew_of_the_way() -> None:
     old.repair.sender.on_ask(Ask({3: 1}), 1.0)
     new, _ = link.add_session(agreed, 6, initiated=True, now=2.0)
     assert new.repair is not None
-    assert new.repair.sender.k == old.repair.sender.k > 0
+    assert new.repair.sender.plan == old.repair.sender.plan != NO_PARITY
 
 
 @given(st.binary(max_size=200), st.integers(3, 6))
@@ -352,8 +353,8 @@ def test_a_peer_that_says_anything_spoils_nothing_but_its_own(messages: list[Rep
     for message in messages:
         for end in (link.one, link.two):
             outcome = end.repair.on_message(message, link.now)
-            if outcome.repaired is not None:
-                end.opener.open_repaired(outcome.repaired, end.receive, lambda *_: None, lambda *_: None)
+            for repaired in outcome.repaired:
+                end.opener.open_repaired(repaired, end.receive, lambda *_: None, lambda *_: None)
         link.run(0.01)
     link.run(1.5)
     assert not Counter(data for _, data in link.two.delivered) - sent
