@@ -103,6 +103,14 @@ class Report:
     delay: int
 
 
+def longest_wait(rtt: float, *, in_runs: bool) -> float:
+    """Seconds after which a group ends whatever it has: within the reordering that TCP inside comes to bear (RFC 8985).
+
+    `in_runs`: where losses come in runs, more is needed to spread them over.
+    """
+    return min(max(rtt / 2, 0.008), 0.025) if in_runs else min(max(rtt / 5, 0.004), 0.01)
+
+
 Repair: TypeAlias = Ask | Parity | Stamp | Report
 
 

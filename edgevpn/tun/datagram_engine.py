@@ -370,8 +370,9 @@ class DatagramEngine:
     ) -> None:
         repair = session.repair
         if repair is not None:
-            for message in repair.on_sent(train, first, length, view, now, each=each):
-                self._send_beside(link, session, message)
+            messages = repair.on_sent(train, first, length, view, now, each=each)
+            if messages:
+                self._send_all_beside(link, session, messages)
             if repair.sender.is_busy():
                 self._rouse(link, session, now)
 
@@ -379,9 +380,18 @@ class DatagramEngine:
         """A control message, without a gap in the trains where the other side would look for it."""
         return (seal_one if session.repair is None else seal_beside)(session.send, plaintext)
 
-    def _send_beside(self, link: DatagramLink, session: Session, message: bytes) -> None:
-        if link.address is not None:
-            self._send_bytes(seal_beside(session.send, message), link.address)
+    def _send_all_beside(self, link: DatagramLink, session: Session, messages: list[bytes]) -> None:
+        """Control messages beside the trains; those of one size that follow each other in one send."""
+        if link.address is None:
+            return
+        run: list[bytes] = []
+        for message in messages:
+            datagram = seal_beside(session.send, message)
+            if run and (len(datagram) != len(run[0]) or (len(run) + 1) * len(datagram) > MAX_SEND):
+                self._send(b"".join(run), len(run[0]), link.address)
+                run = []
+            run.append(datagram)
+        self._send(b"".join(run), len(run[0]), link.address)
 
     def _rouse(self, link: DatagramLink, session: Session, now: float) -> None:
         """See to it that the session's repair is ticked."""
@@ -402,8 +412,9 @@ class DatagramEngine:
             repair = session.repair
             if repair is None:
                 continue
-            for message in repair.tick(now):
-                self._send_beside(link, session, message)
+            messages = repair.tick(now)
+            if messages:
+                self._send_all_beside(link, session, messages)
             if not repair.wants_tick():
                 del self._awake[number]
         return REPAIR_TICK if self._awake else None

@@ -316,7 +316,7 @@ class DatagramLink:
         self._back_off.reset()
         if way is self._way:
             self.rtt = way.rtt
-            self.least_rtt = min(self.least_rtt or way.least, way.least)
+            self._set_least_rtt(min(self.least_rtt or way.least, way.least))
             self._last_answer, self._asked_since, self._refused = now, None, False
             return self._measure()
         in_doubt = self._asked_since is not None and (self._refused or now - self._asked_since > self._patience)
@@ -345,7 +345,8 @@ class DatagramLink:
         else:
             self.moves += 1
         self._way, self.address, self.reason = way, way.address, reason
-        self.rtt, self.least_rtt = way.rtt, way.least
+        self.rtt = way.rtt
+        self._set_least_rtt(way.least)
         self._last_answer, self._asked_since, self._refused = max(way.answered, self._last_answer), None, False
         self._hold_until = now + (2 * _WARM if before is None else _HOLD)
         self._round = _ROUND_FIRST
@@ -353,6 +354,13 @@ class DatagramLink:
         if not way.carries_its_size(now):
             way.mtu.doubt()
         self._measure()
+
+    def _set_least_rtt(self, least_rtt: float) -> None:
+        if least_rtt != self.least_rtt:
+            self.least_rtt = least_rtt
+            for session in self.sessions:
+                if session.repair is not None:
+                    session.repair.set_least_rtt(least_rtt)
 
     def _is_better(self, way: Way, proved: int, now: float) -> bool:
         """Whether another way, that has just answered a probe of `proved` bytes, is better than the one in use."""

@@ -6,7 +6,8 @@ queue but a machine that had other things to do.
 
 A full queue alone proves nothing: a flow that runs at the way's rate keeps it full, and what is lost at random then is
 as random as before. So the rate decides: as many as MORE times what is lost while the queue is not full are random,
-what is beyond is the queue's. Where nothing is lost at random, all is the queue's.
+what is beyond is the queue's (counted anew each time it gets full, as if some hundred had come before). Where nothing
+is lost at random, all is the queue's.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FULL: Final = 0.85
 MORE: Final = 3.0
 WINDOW: Final = 0.025
 _HALF_MINUTE = 30.0
-_JUDGED, _JUDGED_FULL = 8000.0, 400.0  # datagrams, after which what was before counts half
+_JUDGED, _JUDGED_FULL = 8000.0, 400.0  # datagrams
 
 
 class _Share:
@@ -49,7 +50,7 @@ class QueueLosses:
         self._before = 0.0  # the delay by the stamp before
         self._window_end = 0.0
         self._window_least = 0.0
-        self._free, self._full = _Share(_JUDGED), _Share(_JUDGED_FULL)
+        self._free, self._full = _Share(_JUDGED), _Share(2 * _JUDGED_FULL)
 
     def on_stamp(self, time: int, now: float, excess: float = 0.0) -> None:
         """`time`: of the sender's clock, microseconds modulo 2^32.
@@ -76,6 +77,8 @@ class QueueLosses:
         else:
             self._window_least = min(self._window_least, length)
         self.is_full = self.now > FLOOR and self.now > FULL * max(self._most)
+        if not self.is_full:
+            self._full.received, self._full.lost = _JUDGED_FULL, 0.0
 
     def received(self, count: int) -> None:
         (self._full if self.is_full else self._free).add(count, 0)

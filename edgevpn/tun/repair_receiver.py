@@ -4,7 +4,7 @@ Everything that comes is delivered at once and in whatever order; here only numb
 datagrams, what was received lately. A hole is closed by what comes late, by parity, or by a copy that was asked for:
 
     seen        a later train came, or a part of its own. For GUARD it may just be late
-    confirmed   lost. With parity running it waits HOLD more for that, or until a parity could not help
+    confirmed   lost. With parity running it waits for that as long as a group may take, or until one could not help
     asked for   again each 1.15 measured round trips, TRIES times at most
     given up    after that, or GIVE_UP after it was seen; or at once when a full queue made it
 
@@ -19,12 +19,13 @@ from dataclasses import replace
 from typing import Final
 
 from edgevpn.proto.datagram import HEAD, INDEX_BITS, OVERHEAD
-from edgevpn.proto.datagram_repair import WHOLE, Parity, Range, Report, Stamp, write_asks, write_report
+from edgevpn.proto.datagram_repair import WHOLE, Parity, Range, Report, Stamp, longest_wait, write_asks, write_report
 from edgevpn.tun.erasure import bring_back, data_of, symbol
 from edgevpn.tun.queue_losses import QueueLosses
 
 GUARD: Final = 0.002
 HOLD: Final = 0.006
+HOLD_MORE: Final = 0.003  # than the longest wait of a group
 TRIES: Final = 4
 GIVE_UP: Final = 1.0
 AGAIN: Final = 1.15  # round trips between asks
@@ -48,10 +49,11 @@ class _Hole:
     Of a train that is just coming only what is below `top` is missing, until nothing more came for GUARD.
     """
 
-    __slots__ = ("asked_at", "confirmed", "covered", "grown", "mask", "noticed", "top", "tries")
+    __slots__ = ("asked_at", "confirmed", "covered", "grown", "mask", "noticed", "top", "tries", "whole")
 
-    def __init__(self, mask: int, now: float, top: int) -> None:
+    def __init__(self, mask: int, now: float, top: int, whole: int = 0) -> None:
         self.mask = mask
+        self.whole = whole  # how many the train has; 0: not known
         self.top = top
         self.grown = now  # when something of it came last
         self.noticed = now if top < 0 or mask & (1 << top) - 1 else -1.0
@@ -102,6 +104,7 @@ class RepairReceiver:
         self.queue = QueueLosses()
         self.counters = {"repaired_by_parity": 0, "repaired_by_copy": 0, "left_to_the_queue": 0, "given_up": 0}
         self.received = self.lost = self.runs = 0
+        self.took = [0] * 9  # holes filled in less than 1, 2, 4... ms after they were seen; the last: in more
         self._kept: dict[int, list[tuple[int, int, bytes]]] = {}
         self._order: deque[tuple[int, int, float]] = deque()
         self._kept_bytes = 0
@@ -109,10 +112,17 @@ class RepairReceiver:
         self._coded: dict[tuple[Range, ...], _Coded] = {}
         self._blind = 0  # datagrams asked for without a word on the queue
         self._unjudged = 0  # of those, back by now
+        self._run_to = -1  # the train at whose end datagrams were lost
+        self._hold = HOLD
         self._parity_at = 0.0
         self._stamp: tuple[int, float] | None = None  # the newest, and when it came; told by a report
         self._stamped = 0.0
         self._reported = 0.0
+
+    def set_least_rtt(self, rtt: float) -> None:
+        """What probes have shown; until the first, it was a guess."""
+        self._least_rtt = rtt
+        self.rtt = min(self.rtt, 2 * rtt) if self.counters["repaired_by_copy"] else rtt
 
     # --- what comes
 
@@ -134,13 +144,16 @@ class RepairReceiver:
                 self._skip_to(train, now)
             self.next = train + 1
             if mask and len(self.holes) < _MAX_HOLES:
-                self.holes[train] = _Hole(mask, now, first + count)
+                self.holes[train] = _Hole(mask, now, first + count, whole)
             return
         hole = self.holes.get(train)
         if hole is None:
             return
+        hole.whole = whole
         before = hole.mask & full
         hole.mask = before & mask
+        waited = int(1000 * (now - hole.noticed)) if hole.noticed > 0 else 0
+        self.took[min(len(self.took) - 1, waited.bit_length())] += (before & ~mask).bit_count()
         if hole.tries:
             self.counters["repaired_by_copy"] += (before & ~mask).bit_count()
             if not hole.confirmed:
@@ -204,6 +217,7 @@ class RepairReceiver:
         """The datagrams that it brings back. They are not known to be genuine before they are opened."""
         self._on_time(parity.time, now)
         self._parity_at = now
+        self._hold = longest_wait(self._least_rtt, in_runs=parity.step > 1) + HOLD_MORE
         newest = max(one.train for one in parity.ranges)
         if self.next <= newest < self.next + _MAX_GAP:
             self._skip_to(newest + 1, now)
@@ -213,7 +227,7 @@ class RepairReceiver:
             self._coded.pop(parity.ranges, None)
             return []
         is_last = parity.row + 1 >= parity.rows and parity.offset + len(parity.data) == parity.size
-        for train in {train for train, _ in missing}:
+        for train in sorted({train for train, _ in missing}):
             hole = self.holes[train]
             hole.covered |= is_last or len(missing) > max(1, parity.rows)
             self._confirm(train, hole, now)
@@ -328,6 +342,9 @@ class RepairReceiver:
             self.counters["left_to_the_queue"] += count
             del self.holes[train]
             return
+        if lost & 1 and self._run_to == train - 1:
+            runs -= 1  # it began in the train before
+        self._run_to = train if lost < 0 or lost.bit_length() == hole.whole else -1
         self.lost += count
         self.runs += runs
 
@@ -339,7 +356,7 @@ class RepairReceiver:
     def tick(self, now: float) -> list[bytes]:
         """Messages that are due. Wanted each TICK while there are holes, and with each stamp."""
         wanted: list[tuple[int, int]] = []
-        hold = GUARD + (HOLD if now - self._parity_at < 0.1 else 0.0)
+        hold = GUARD + (self._hold if now - self._parity_at < 0.1 else 0.0)
         pause = AGAIN * self.rtt
         blind = self._is_blind(now)
         if blind and self._asked_at + _BLIND_AGAIN < now:

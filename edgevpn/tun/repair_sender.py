@@ -7,10 +7,11 @@
               later; else ACTIVE after the last loss does
 
 Parity: rows of an erasure code (edgevpn/tun/erasure.py) over a group of up to `k` sealed datagrams, which ends when it
-has as many, after FLUSH of silence, or when it is AGE old: what comes back later than a few ms TCP has sent again, and
-slowed down. How many and how large follows the loss that the other side reports (`plan`), and a group that ends early
-gets no more rows than it needs; BUDGET bounds what all of it may take. Where losses come in runs, `step` groups are
-interleaved, so that a run takes no more from each than its rows bring back. A peer that knows no code gets the XOR.
+has as many, after FLUSH of silence, or when it is as old as a part of the round trip: what comes back later TCP has
+sent again, and slowed down. How many and how large follows the loss that the other side reports (`plan`), and a group that
+ends early gets no more rows than it needs; BUDGET bounds what all of it may take. Where losses come in runs, `step`
+groups are interleaved, so that a run takes no more from each than its rows bring back. A peer that knows no code gets
+the XOR.
 
 Kept: two round trips and KEPT_MORE, and at most KEPT_BYTES. Copies: no more than a share of what is sent.
 """
@@ -34,6 +35,7 @@ from edgevpn.proto.datagram_repair import (
     Range,
     Report,
     Stamp,
+    longest_wait,
     write_parity,
     write_stamp,
 )
@@ -42,9 +44,10 @@ from edgevpn.tun.erasure import Rows, symbol
 ACTIVE: Final = 600.0  # seconds after a loss, if no calm ends it
 STAMPS_AFTER: Final = 50.0  # seconds of stamps after parity has ended
 STAMP_EACH: Final = 0.005
-FLUSH: Final = 0.002
-AGE: Final = 0.004
-BUDGET: Final = 0.25  # of a parity a datagram
+FLUSH, FLUSH_RUNS = 0.002, 0.004
+SMALL_WAIT: Final = 0.004  # of a group of small ones: they are from flows that wait for each
+BUDGET, BUDGET_FREE = 0.25, 1.0  # of a parity a datagram; where the way has no queue, so takes nobody's place
+FREE: Final = 0.004  # seconds of queue
 KEPT_MORE: Final = 0.1
 KEPT_BYTES: Final = 8 << 20
 QUICK: Final = 125_000_000  # bytes a second
@@ -58,7 +61,7 @@ _JUDGED, _JUDGED_LEAST = 4000, 1000
 _RUNS = 1.6  # lost in a row, from which on groups are interleaved
 _ENOUGH = 0.005
 _MOST_BUDGET = 64.0
-_SMALL = 256  # bytes: what is smaller gets one parity, as TCP's acknowledgements need none
+_SMALL = 256  # bytes
 _STALE = 0.05  # seconds
 
 
@@ -235,7 +238,8 @@ class RepairSender:
         messages: list[bytes] = []
         view, length, each = memoryview(kept.data), kept.length, kept.each
         k, _, step = self.plan
-        self._budget = min(_MOST_BUDGET, self._budget + BUDGET * count)
+        each_gives = BUDGET_FREE if self.queue_delay < FREE else BUDGET
+        self._budget = min(_MOST_BUDGET, self._budget + each_gives * count)
         for i in range(count):
             group = self._groups[self._lane]
             if not group.count:
@@ -251,9 +255,13 @@ class RepairSender:
     def _close_old(self, now: float) -> list[bytes]:
         """Those groups whose time has come."""
         messages: list[bytes] = []
-        silent = self._grouped_at is not None and now - self._grouped_at >= FLUSH
+        in_runs = self.plan.step > 1
+        silent = self._grouped_at is not None and now - self._grouped_at >= (FLUSH_RUNS if in_runs else FLUSH)
+        oldest = longest_wait(self.rtt, in_runs=in_runs)
         for lane, group in enumerate(self._groups):
-            if group.count and (silent or now - group.since >= AGE):
+            if group.count and (
+                silent or now - group.since >= (SMALL_WAIT if group.size < _SMALL and not in_runs else oldest)
+            ):
                 messages += self._close(lane, now)
         if not any(group.count for group in self._groups):
             self._grouped_at = None
@@ -262,7 +270,7 @@ class RepairSender:
     def _close(self, lane: int, now: float) -> list[bytes]:
         """Its parities; when there is no budget for one, it stays as it is until there is, or it is stale."""
         group, k = self._groups[lane], self.plan.k
-        rows = 1 if group.size < _SMALL else len(group.rows.values)
+        rows = len(group.rows.values)
         if group.count < k and self.plan.step == 1:
             rows = rows_needed(group.count, rows, int(1000 * (self.loss or FIRST_LOSS)) + 1)
         rows = min(rows, int(self._budget))
@@ -270,7 +278,7 @@ class RepairSender:
         if not rows and not full and now - group.since < _STALE:
             return []
         self._groups[lane] = _Group(self.plan.rows)
-        if not rows or (group.count < _LEAST_MEMBERS and (group.size < _SMALL or not self._codes)):
+        if not rows or (group.count < _LEAST_MEMBERS and not self._codes):
             return []
         if group.ranges[-1].train - group.ranges[0].train > 0xFFFF:
             return []
@@ -282,7 +290,7 @@ class RepairSender:
         return messages
 
     def _written(self, group: _Group, rows: int, time: int) -> list[bytes]:
-        """In two pieces when it does not fit in one; the first ones of all rows go first."""
+        """In two pieces when it does not fit in one, all of one size; those of a row together, for a run of losses."""
         room = self.room - PARITY_HEAD - RANGE_SIZE * len(group.ranges)
         size = group.size + 2 if self._codes else group.size
         pieces = -(-size // room) if room > 0 else 0
@@ -290,6 +298,7 @@ class RepairSender:
             return []
         ranges, step = tuple(group.ranges), self.plan.step
         length = -(-size // pieces)
+        size = length * pieces
         if not self._codes:
             value = group.rows.values[0]
             data = (value >> 16).to_bytes(size, "little")
@@ -299,8 +308,8 @@ class RepairSender:
         values = [value.to_bytes(size, "little") for value in group.rows.values[:rows]]
         return [
             write_parity(Parity(time, 0, size, at, step, ranges, data[at : at + length], row, rows))
-            for at in range(0, size, length)
             for row, data in enumerate(values)
+            for at in range(0, size, length)
         ]
 
     def _stamp_if_due(self, now: float) -> list[bytes]:

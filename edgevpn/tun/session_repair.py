@@ -47,6 +47,10 @@ class SessionRepair:
         """The way carries control messages of `room` bytes now."""
         self.sender.room = self.receiver.room = room
 
+    def set_least_rtt(self, rtt: float) -> None:
+        """The shortest round trip that a probe of the way has taken."""
+        self.receiver.set_least_rtt(rtt)
+
     @property
     def counters(self) -> dict[str, int]:
         return self.receiver.counters | self.sender.counters

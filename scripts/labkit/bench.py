@@ -378,7 +378,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help=f"of a turn ({SECONDS:g}; {LONG:g} where a round trip is 80 ms)")
     parser.add_argument("--only", nargs="+", choices=(RAW, *OURS, *OTHERS), help="of repair: who takes part (all)")
     parser.add_argument("--detail", action="store_true", help="of repair: tell what each turn met, second by second")
-    parser.add_argument("--realtime", action="store_true", help="run before everything else on this machine")
+    parser.add_argument(
+        "--realtime",
+        action="store_true",
+        help="run before everything else on this machine (which Linux lets in for 50 ms a second all the same: pings"
+        " are honest only where nothing else runs)",
+    )
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout, progress on stderr")
     options = parser.parse_args()
     unknown = [name for name in options.what if name not in WHAT]

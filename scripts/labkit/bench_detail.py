@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,11 +34,16 @@ class Detail:
     def __init__(self, lab: Lab, vpns: Sequence[Vpn]) -> None:
         self._lab, self._vpns = lab, vpns
         self._tcp = tcp_counters(lab.node(2))
-        self._repair = self._counters()
+        self._repair, self._took = self._counters(), self._took_now()
         lab.wire()
 
     def _counters(self) -> list[dict[str, int]]:
         return [dict(vpn.json("peers")[0]["repair"]) for vpn in self._vpns]
+
+    def _took_now(self) -> list[list[int]]:
+        """How long repair took, of the one session that there is."""
+        code = "[s.repair.receiver.took for l in datagrams.engine.links.values() for s in l.sessions][-1]"
+        return [json.loads(vpn.ask("repl", "tun", "-c", code).stdout) for vpn in self._vpns]
 
     def lines(self, name: str, report: dict[str, Any], pings: PingResult) -> list[str]:
         wire = self._lab.wire()
@@ -56,5 +63,15 @@ class Detail:
         for side, was, now in zip(("receiver", "sender"), self._repair, self._counters(), strict=False):
             gained = {key: value - was.get(key, 0) for key, value in now.items() if value != was.get(key, 0)}
             lines.append(f"      repair at the {side}: " + ", ".join(f"{key} {value}" for key, value in gained.items()))
-        lines.append(f"      longest silence of ping: {pings.longest_gap_s * 1000:.0f} ms")
+        for side, was, now in zip(("receiver", "sender"), self._took, self._took_now(), strict=False):
+            buckets = [f"{count}" for count in (b - a for a, b in zip(was, now, strict=True))]
+            lines.append(f"      holes filled at the {side}, within 1, 2, 4 ... ms: {' '.join(buckets)}")
+        lines.append(f"      longest silence of ping: {pings.longest_gap_s * 1000:.0f} ms; by second, median and most:")
+        by_second: dict[int, list[float]] = {}
+        for at, rtt in zip(pings.times, pings.rtts_ms, strict=True):
+            by_second.setdefault(int(at), []).append(rtt)
+        shown = [f"{statistics.median(rtts):.0f} {max(rtts):.0f}" for _, rtts in sorted(by_second.items())]
+        ordered = sorted(pings.rtts_ms)
+        quantiles = [f"{q:g} %: {ordered[int(len(ordered) * q / 100)]:.0f}" for q in (90, 95, 98, 99, 99.5) if ordered]
+        lines.append(f"        {', '.join(shown)};  {', '.join(quantiles)}; {pings.sent - pings.received} lost")
         return lines

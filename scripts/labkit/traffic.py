@@ -28,6 +28,7 @@ class PingResult:
     received: int
     rtts_ms: list[float]
     longest_gap_s: float
+    times: tuple[float, ...] = ()  # of the answers, seconds after the start
 
     @property
     def median_ms(self) -> float:
@@ -57,7 +58,11 @@ def parse_ping(output: str, began: float) -> PingResult:
     times = [began, *(at for at, _ in answers)]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     return PingResult(
-        int(sent[1]) if sent else len(answers), len(answers), [rtt for _, rtt in answers], max(gaps, default=0.0)
+        int(sent[1]) if sent else len(answers),
+        len(answers),
+        [rtt for _, rtt in answers],
+        max(gaps, default=0.0),
+        tuple(at - began for at, _ in answers),
     )
 
 
