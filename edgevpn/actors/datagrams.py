@@ -22,7 +22,7 @@ from edgevpn.actors.own_links import changes
 from edgevpn.actors.shell import Shell
 from edgevpn.errors import EdgevpnError, UntrustedDataError
 from edgevpn.p2p.host_service import Inbound
-from edgevpn.proto.datagram import Address
+from edgevpn.proto.datagram import SEVERAL, Address
 from edgevpn.proto.datagram_handshake import (
     AES_256_GCM,
     ANSWER_HEAD,
@@ -81,7 +81,7 @@ class Datagrams:
         self._router = router
         self._wake = trio.Event()
         repairs = shell.config.repair == "auto"
-        self._flags = hello.flags | (REPAIRS | CODES if repairs else 0)
+        self._flags = hello.flags | SEVERAL | (REPAIRS | CODES if repairs else 0)
         self.engine = DatagramEngine(
             sockets, write, shell.config.mtu, lambda: thread.in_trio(self._rouse), repairs=repairs
         )

@@ -45,6 +45,7 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         sockets = [] if shell.config.path == "stream" else await _granted_sockets(shell)
         actor = TunActor(shell, nursery, descriptor, sockets)
         actor.thread.add(descriptor, actor.pump.on_readable)
+        actor.thread.add_timer(actor.pump.on_timer)
         nursery.start_soon(actor.thread.run)
         nursery.start_soon(actor.follow_routes)
         nursery.start_soon(actor.trust.follow)
@@ -101,6 +102,8 @@ class TunActor:
         self._use_routes()
         shell.mailbox.on_request(PathsRequest, self._describe_paths)
         shell.gauges |= {name: self._counter(name) for name in self.pump.counters}
+        shell.gauges["dropped_waiting"] = lambda: self.pump.queue.dropped
+        shell.gauges["marked_waiting"] = lambda: self.pump.queue.marked
         shell.gauges["paths"] = lambda: len(self._paths)
         shell.gauges["queued_bytes"] = lambda: sum(path.queued_bytes for path in self._paths.values())
         shell.queues["packets"] = self._packets_state

@@ -12,8 +12,11 @@ still make packets of those:
 
     +--------------------------------------+----------------------+--------------------------+
     | virtio_net_hdr, 10                   | IP and TCP or UDP    | the segment's payload    |
-    | hdr_len: big-endian, these both      | headers, whole frame |                          |
+    | hdr_len: see below                   | headers, whole frame |                          |
     +--------------------------------------+----------------------+--------------------------+
+
+In the place of hdr_len stand two bytes: how many segments more than one the payload has (but in the train's last piece;
+0 unless the receiver said SEVERAL in the handshake), and the length of the first two parts.
 
 Any other frame is a train of one piece, with the frame as it is. A control message begins with 0xFF, which no
 virtio_net_hdr does:
@@ -21,7 +24,7 @@ virtio_net_hdr does:
     PROBE   0xFF 1  id, 8  padding        "does this way carry a datagram of this size?"
     ANSWER  0xFF 2  id, 8  address, 16  port, u16     with the address that the probe came from
 
-All numbers are big-endian, except those of the virtio_net_hdr (its hdr_len here is). An IPv4 address is mapped (IPv6).
+All numbers are big-endian, except those of the virtio_net_hdr. An IPv4 address is mapped (IPv6).
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ INDEX_BITS: Final = 10
 MAX_PIECES: Final = 256  # of one train
 MAX_TRAIN: Final = 2**54 - 1
 CONTROL: Final = 0xFF
+SEVERAL: Final = 8  # flag of the handshake: a piece may have several segments
 
 _PROBE, _ANSWER = 1, 2
 _PROBE_FORM = struct.Struct(">BB8s")

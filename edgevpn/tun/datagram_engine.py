@@ -19,10 +19,10 @@ from typing import Final
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.back_off import BackOff
-from edgevpn.proto.datagram import MAX_PIECES, OVERHEAD, Address, Probe, read_control_untrusted
+from edgevpn.proto.datagram import OVERHEAD, SEVERAL, Address, Probe, read_control_untrusted
 from edgevpn.proto.datagram_handshake import Agreed
 from edgevpn.proto.datagram_repair import is_repair, read_repair_untrusted
-from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP
+from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP, VIRTIO_HEADER
 from edgevpn.proto.too_big import fragment, too_big_answer
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
@@ -224,12 +224,9 @@ class DatagramEngine:
             self._add_small(link, session, sealer.frame[:size])
         else:
             wanted = TAKES_UDP if sealer.buffer[1] & 0x7F == virtio.GSO_UDP else TAKES_TCP
-            _, _, _, segment, start, _ = virtio.HEADER.unpack_from(sealer.buffer)
             try:
-                if not session.takes & wanted or size - start > segment * MAX_PIECES:
+                if not session.takes & wanted or not self._send_train(link, session, address, size, now):
                     self._send_cut(link, session, bytes(sealer.frame[:size]))
-                else:
-                    self._send_train(link, session, address, size, now)
             except UntrustedDataError:
                 link.stats.dropped += 1
                 return True
@@ -267,9 +264,15 @@ class DatagramEngine:
                 self.counters["too_big_answered"] += 1
         return True
 
-    def _send_train(self, link: DatagramLink, session: Session, address: Address, size: int, now: float) -> None:
+    def _send_train(self, link: DatagramLink, session: Session, address: Address, size: int, now: float) -> bool:
+        """False: the frame makes no train."""
         self.flush()
-        sends = self.sealer.seal_train(session.send, size)
+        try:
+            sends = self.sealer.seal_train(
+                session.send, size, link.mtu + VIRTIO_HEADER if session.takes & SEVERAL else 0
+            )
+        except UntrustedDataError:
+            return False
         for view, length in sends:
             self._send(view, length, address)
         if session.repair is not None:
@@ -277,6 +280,7 @@ class DatagramEngine:
             for view, length in sends:
                 self._sent(link, session, session.send.train - 1, first, length, view, now, each=False)
                 first += len(view) // length
+        return True
 
     def _send_cut(self, link: DatagramLink, session: Session, frame: bytes) -> None:
         for packet in virtio.segment(frame):

@@ -1,24 +1,33 @@
 """Between the TUN device and the paths: the loop that every packet passes.
 
-Out: read until there is nothing more (or a batch is full), look each packet's peer up, hand each peer its batch. In:
-check that the peer may use the packet's source, write it to the device. Both run in the packet thread and never wait.
+Out: read what there is, look each packet's peer up, send it. A large frame that is not alone waits in a queue of its
+flow (edgevpn/tun/fair_queue.py), and while any waits all do: the device's own queue is read before each few of them are
+sent, so it is always short, and the order in which packets go is ours to choose. Datagrams that look alike are joined
+(edgevpn/tun/udp_run.py). In: check that the peer may use the packet's source, write it to the device. Both run in the
+packet thread and never wait.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.ip import addresses_untrusted
-from edgevpn.proto.packet_stream import MAX_FRAME, VIRTIO_HEADER
+from edgevpn.proto.packet_stream import MAX_FRAME, TAKES_UDP, VIRTIO_HEADER
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_engine import DatagramEngine
+from edgevpn.tun.fair_queue import FairQueue, flow_of
 from edgevpn.tun.path import Path
 from edgevpn.tun.router import Router
+from edgevpn.tun.udp_run import UdpRun
 
 BATCH_BYTES = 512 * 1024
-BATCH_PACKETS = 128
+BATCH_PACKETS = 256
+SERVED_BYTES = 100_000  # sent before the device is asked again
+_LARGE = 4096  # bytes of a frame that takes time
+_SPARE = 64  # buffers
 
 
 class Pump:
@@ -43,6 +52,11 @@ class Pump:
         self._takes_udp = takes_udp
         self._engine = engine
         self._buffer = memoryview(bytearray(MAX_FRAME)) if engine is None else engine.sealer.frame
+        self._into = [self._buffer]
+        self._run = UdpRun(self._buffer)
+        self.queue = FairQueue()
+        self._spare: list[bytearray] = []
+        self._batches: dict[str, list[bytes]] = {}  # for streams, of this turn
         self.router = Router({})
         self.counters = {
             "read_packets": 0,
@@ -54,50 +68,149 @@ class Pump:
             "refused_by_device": 0,
         }
 
+    # --- out
+
     def on_readable(self) -> None:
         """Take in a batch from the device. Called by the packet thread, again while there is more."""
-        batches = self._read_batch()
+        self._read()
+        self._serve()
         if self._engine is not None:
             self._engine.flush()
-        for peer, frames in batches.items():
-            if self._engine is not None:
-                self._engine.wanted(peer)
-            path = self._paths.get(peer)
-            if path is None:
-                self._unknown(peer, frames)
-            else:
-                path.send(frames)
+        if self._batches:
+            batches, self._batches = self._batches, {}
+            for peer, frames in batches.items():
+                if self._engine is not None:
+                    self._engine.wanted(peer)
+                path = self._paths.get(peer)
+                if path is None:
+                    self._unknown(peer, frames)
+                else:
+                    path.send(frames)
 
-    def _read_batch(self) -> dict[str, list[bytes]]:
-        """What the device has now for streams, by peer. What can go as datagrams goes at once."""
-        batches: dict[str, list[bytes]] = {}
-        size = count = 0
-        buffer, into, engine = self._buffer, [self._buffer], self._engine
-        live = engine.live if engine is not None else {}
-        while size < BATCH_BYTES and count < BATCH_PACKETS:
-            try:
-                length = os.readv(self._descriptor, into)
-            except BlockingIOError:
-                break
+    def on_timer(self) -> float | None:
+        """Go on with what waits. Called by the packet thread each turn."""
+        if not self.queue.count:
+            return None
+        self.on_readable()
+        return 0.0 if self.queue.count else None
+
+    def _read(self) -> None:
+        """What the device has now: send it, or have it wait."""
+        held = size = count = odd = 0
+        descriptor, into, queue, readv = self._descriptor, self._into, self.queue, os.readv
+        try:
+            while size < BATCH_BYTES and count < BATCH_PACKETS:
+                if odd:
+                    length, odd = odd, 0
+                elif held or queue.count:
+                    spare = self._spare.pop() if self._spare else bytearray(MAX_FRAME)
+                    length = readv(descriptor, [spare])
+                    if held:  # it has company
+                        self._wait(bytearray(self._buffer[:held]), held)
+                        held = 0
+                    self._wait(spare, length)
+                    size, count = size + length, count + 1
+                    continue
+                else:
+                    length = readv(descriptor, into)
+                size, count = size + length, count + 1
+                if length > _LARGE and self._engine is not None:
+                    held = length
+                    continue
+                length, odd, more = self._join(length)
+                count += more
+                self._send(length)
+                if odd:
+                    self._run.odd(odd)
+        except BlockingIOError:
+            pass
+        if held:
+            self._send(held)
+        if odd:  # it is in the buffer
             count += 1
-            size += length
-            try:
-                _, destination = addresses_untrusted(buffer[VIRTIO_HEADER : min(length, VIRTIO_HEADER + 40)])
-            except UntrustedDataError:
-                self.counters["dropped_no_route"] += 1
-                continue
-            peer = self.router.lookup(destination)
-            if peer is None:
-                self.counters["dropped_no_route"] += 1
-                continue
-            if engine is not None and not self.router.is_machine(destination) and engine.is_own(buffer[:length]):
-                self.counters["own_datagrams_dropped"] += 1  # a route leads the tunnel into itself
-                continue
-            link = live.get(peer)
-            if link is None or engine is None or not engine.send(link, length):
-                batches.setdefault(peer, []).append(bytes(buffer[:length]))
+            self._send(odd)
         self.counters["read_packets"] += count
-        return batches
+
+    def _join(self, length: int) -> tuple[int, int, int]:
+        """Join what is in the buffer with what follows, if they look alike.
+
+        (the frame's length now, that of the next one if it was read, too, how many were read more)
+        """
+        run, engine = self._run, self._engine
+        if engine is None or not run.follows(length):
+            return length, 0, 0
+        link = engine.live.get(self._peer_of(self._buffer, length) or "")
+        if link is None or link.sending is None or not link.sending.takes & TAKES_UDP:
+            return length, 0, 0
+        length, odd, others = run.read(self._descriptor, length)
+        if others:
+            last = bytes(self._buffer[:length])
+            for frame in others:
+                self._buffer[: len(frame)] = frame
+                self._send(len(frame))
+            self._buffer[:length] = last
+        return length, odd, run.count - 1
+
+    def _peer_of(self, frame: memoryview | bytearray, length: int) -> str | None:
+        """Where a frame goes; None, counted, if there is no such place."""
+        engine = self._engine
+        try:
+            _, destination = addresses_untrusted(bytes(frame[VIRTIO_HEADER : min(length, VIRTIO_HEADER + 40)]))
+            peer = self.router.lookup(destination)
+        except UntrustedDataError:
+            peer = None
+        if peer is None:
+            self.counters["dropped_no_route"] += 1
+        elif engine is not None and not self.router.is_machine(destination) and engine.is_own(memoryview(frame)[:length]):
+            self.counters["own_datagrams_dropped"] += 1  # a route leads the tunnel into itself
+            return None
+        return peer
+
+    def _send(self, length: int) -> None:
+        """Send what is in the buffer."""
+        peer = self._peer_of(self._buffer, length)
+        if peer is not None:
+            self._send_to(peer, length)
+
+    def _send_to(self, peer: str, length: int) -> None:
+        engine = self._engine
+        link = engine.live.get(peer) if engine is not None else None
+        if link is None or engine is None or not engine.send(link, length):
+            self._batches.setdefault(peer, []).append(bytes(self._buffer[:length]))
+
+    # --- what waits
+
+    def _wait(self, buffer: bytearray, length: int) -> None:
+        peer = self._peer_of(buffer, length)
+        if length <= _LARGE or peer is None:
+            self._spare.append(buffer)
+        if peer is None:
+            return
+        if length <= _LARGE:
+            buffer = buffer[:length]
+        self.queue.push(flow_of(buffer), peer, buffer, length, time.monotonic())
+
+    def _serve(self) -> None:
+        """Send some of what waits."""
+        queue, sent = self.queue, 0
+        while sent < SERVED_BYTES:
+            found = queue.pop(time.monotonic())
+            if found is None:
+                break
+            peer, buffer, length = found
+            self._buffer[:length] = memoryview(buffer)[:length]
+            sent += length
+            self._send_to(peer, length)
+            self._keep(buffer)
+        while queue.freed:
+            self._keep(queue.freed.pop())
+
+    def _keep(self, buffer: bytearray) -> None:
+        """For the next frame."""
+        if len(buffer) == MAX_FRAME and len(self._spare) < _SPARE:
+            self._spare.append(buffer)
+
+    # --- in
 
     def write_frames(self, peer: str, frames: Iterable[bytes | memoryview]) -> tuple[int, int]:
         """Write a peer's frames (virtio header and packet each) to the device: packets and bytes that were taken."""

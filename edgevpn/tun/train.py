@@ -7,6 +7,7 @@ written: one strided assignment a byte place. Opening goes the same way from bac
 the datagrams should have, not those they state: what is out of place fails to open and takes the slow way, one by one.
 
 With 1400-byte segments the AEAD is two thirds of what a train costs; anything done in Python for each segment shows.
+Segments so small that several fit in a datagram travel so where the peer takes it: there is one AEAD for all of them.
 """
 
 from __future__ import annotations
@@ -161,8 +162,11 @@ class Sealer:
     def is_train(self) -> bool:
         return self.buffer[1] != 0
 
-    def seal_train(self, key: SendKey, size: int) -> Sends:
-        """The super-packet in frame[:size]. Raises UntrustedDataError when its headers make no sense."""
+    def seal_train(self, key: SendKey, size: int, room: int = 0) -> Sends:
+        """The super-packet in frame[:size]. Raises UntrustedDataError when its headers make no sense.
+
+        `room`: bytes of plaintext that a datagram may have, where it may have several segments; 0: one each.
+        """
         buffer, frame = self.buffer, self.frame
         _, kind, _, segment, start, _ = virtio.HEADER.unpack_from(buffer)
         header = (
@@ -170,9 +174,13 @@ class Sealer:
             + start
             + (8 if kind & 0x7F == virtio.GSO_UDP else buffer[VIRTIO_HEADER + start + 12] >> 4 << 2)
         )
-        if not segment or header >= size or (size - header) > segment * MAX_PIECES:
+        if not segment or header >= size or header > 0xFF:
             raise UntrustedDataError("a super-packet that makes no train")
-        _U16.pack_into(buffer, 2, header)
+        together = min(0x100, max(1, (room - header) // segment))
+        buffer[2], buffer[3] = together - 1, header
+        segment *= together
+        if (size - header) > segment * MAX_PIECES:
+            raise UntrustedDataError("a super-packet that makes no train")
         table = self._tables.get((header, segment))
         if table is None:
             if len(self._tables) >= _TABLES:
@@ -228,7 +236,7 @@ class Opener:
         self.counters = {"datagrams_forged": 0, "datagrams_replayed": 0, "datagrams_unknown": 0, "trains_refused": 0}
         self._out = bytearray(2 * 65536 + 1024)
         self._out_view = memoryview(self._out)
-        self._layouts: dict[int, tuple[int, int]] = {}  # datagram size -> header length, segment size seen last
+        self._layouts: dict[int, tuple[int, int]] = {}  # datagram size -> lengths of header and payload seen last
         self._tables: dict[tuple[int, int], _OpenTable] = {}
         self._nonces = bytearray(MAX_PIECES * HEAD)
         for index in range(MAX_PIECES):
@@ -308,7 +316,7 @@ class Opener:
                 pass
         except InvalidTag:
             return False  # one of them is not what it seemed: each by itself
-        if _U16.unpack_from(self._out, 2)[0] != header or virtio.HEADER.unpack_from(self._out)[3] != segment:
+        if _layout_of(self._out) != layout:
             return False
         key.window.mark(train, mask)
         arrivals = key.arrivals
@@ -316,7 +324,8 @@ class Opener:
             arrivals.on_run(train, first, count, _pieces_of(self._out, header, segment), self.now)
             if arrivals.keeping:
                 arrivals.keep(train, first, length, bytes(view[:size]), self.now)
-        self._emit(key, self._out, end, first, count, write)
+        self._run.end()  # it came before
+        self._emit(key, self._out, end, first, write)
         return True
 
     def _table(self, length: int, header: int, segment: int) -> _OpenTable:
@@ -400,7 +409,7 @@ class Opener:
         if arrivals is not None and index < MAX_PIECES:
             whole = 1
             if len(piece) > VIRTIO_HEADER + 20 and piece[1] and piece[0] != CONTROL:
-                whole = _pieces_of(piece, _U16.unpack_from(piece, 2)[0], virtio.HEADER.unpack_from(piece)[3])
+                whole = _pieces_of(piece, *_layout_of(piece))
             arrivals.on_run(train, index, 1, whole, self.now)
             if arrivals.keeping:
                 arrivals.keep(train, index, size, bytes(datagram), self.now)
@@ -411,11 +420,11 @@ class Opener:
             run.write(key, memoryview(piece))
         else:
             run.add(key, train, index, piece)
-            header, segment = _U16.unpack_from(piece, 2)[0], virtio.HEADER.unpack_from(piece)[3]
+            header, segment = layout = _layout_of(piece)
             if header + segment + OVERHEAD == size and segment:
                 if len(self._layouts) >= _TABLES:
                     self._layouts.clear()
-                self._layouts[size] = header, segment
+                self._layouts[size] = layout
 
     def _emit(
         self,
@@ -423,11 +432,10 @@ class Opener:
         frame: bytearray,
         size: int,
         first: int,
-        count: int,
         write: Callable[[ReceiveKey, memoryview], None],
     ) -> None:
         try:
-            rebuild_untrusted(frame, size, first, count)
+            rebuild_untrusted(frame, size, first)
         except (UntrustedDataError, IndexError, struct.error):
             self.counters["trains_refused"] += 1
             return
@@ -446,7 +454,7 @@ class _Run:
         self._parts: list[bytes] = []
 
     def add(self, key: ReceiveKey, train: int, index: int, piece: bytes) -> None:
-        (header,) = _U16.unpack_from(piece, 2)
+        header = piece[3]
         if (key, train, index, header) == (self._key, self._train, self._next, self._header):
             self._parts.append(piece[header:])
         else:
@@ -458,19 +466,19 @@ class _Run:
     def end(self) -> None:
         if self._key is not None:
             frame = bytearray().join(self._parts)
-            self._opener._emit(self._key, frame, len(frame), self._first, len(self._parts), self.write)
+            self._opener._emit(self._key, frame, len(frame), self._first, self.write)
             self._key = None
 
 
-def rebuild_untrusted(frame: bytearray, size: int, first: int, count: int) -> None:
-    """Make a frame of frame[:size]: the headers of the whole train, and the payload of `count` of its segments.
+def rebuild_untrusted(frame: bytearray, size: int, first: int) -> None:
+    """Make a frame of frame[:size]: the headers of the whole train, and the payload of some of its datagrams.
 
     `first` is the index of the first of them. Changes it in place: the length, and where it is not the whole, what is
     different from segment to segment (TCP: sequence number, PSH, FIN, CWR; IPv4: identification). Raises
     UntrustedDataError, IndexError or struct.error for headers that make no sense.
     """
     flags, kind, _, segment, start, offset = virtio.HEADER.unpack_from(frame)
-    (header,) = _U16.unpack_from(frame, 2)
+    together, header = frame[2] + 1, frame[3]
     is_udp = kind & 0x7F == virtio.GSO_UDP
     transport = VIRTIO_HEADER + start
     version6 = frame[VIRTIO_HEADER] >> 4 == 6
@@ -488,6 +496,7 @@ def rebuild_untrusted(frame: bytearray, size: int, first: int, count: int) -> No
     total = VIRTIO_HEADER + (40 if version6 else 0) + _U16.unpack_from(frame, length_at)[0]
     if size == total and not first:
         return
+    first *= together
     is_last = first * segment + size >= total
     _U16.pack_into(frame, length_at, size - VIRTIO_HEADER - (40 if version6 else 0))
     if not version6:
@@ -507,9 +516,14 @@ def rebuild_untrusted(frame: bytearray, size: int, first: int, count: int) -> No
     # The checksum's field holds the pseudo-header's sum, and with it the length.
     sum_at = transport + offset
     _U16.pack_into(frame, sum_at, (_U16.unpack_from(frame, sum_at)[0] + size - total) % 65535)
-    if count == 1:
+    if size - header <= segment:
         frame[1] = virtio.GSO_NONE
         frame[4:6] = b"\0\0"
+
+
+def _layout_of(piece: bytes | bytearray) -> tuple[int, int]:
+    """Of a train: how long the headers are, and the payload of all its datagrams but the last."""
+    return piece[3], (piece[2] + 1) * int(virtio.HEADER.unpack_from(piece)[3])
 
 
 def _pieces_of(frame: bytes | bytearray, header: int, segment: int) -> int:

@@ -26,9 +26,9 @@ class Ends:
         self.frames: list[bytes] = []
         self.control: list[bytes] = []
 
-    def seal(self, frame: bytes) -> list[bytes]:
+    def seal(self, frame: bytes, room: int = 0) -> list[bytes]:
         self.sealer.frame[: len(frame)] = frame
-        return list(datagrams(self.sealer.seal_train(self.send, len(frame))))
+        return list(datagrams(self.sealer.seal_train(self.send, len(frame), room)))
 
     def open(self, *arriving: bytes) -> list[bytes]:
         """Datagrams that one receive call gave; the frames that came out."""
@@ -223,3 +223,41 @@ def test_control_messages_are_read_as_they_were_written() -> None:
     ends.open(seal_one(ends.send, write_answer(Answer(b"12345678", address))))
     assert [read_control_untrusted(one) for one in ends.control] == [Probe(b"12345678"), Answer(b"12345678", address)]
     assert len(seal_one(ends.send, write_probe(Probe(b"12345678"), 1300))) == 1300
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_several_small_segments_share_a_datagram_and_what_is_left_is_delivered_once(data: st.DataObject) -> None:
+    version = data.draw(st.sampled_from([4, 6]))
+    protocol = data.draw(st.sampled_from([TCP, UDP]))
+    size = data.draw(st.sampled_from([1, 7, 100, 333, 536]))
+    count = data.draw(st.integers(2, 64))
+    last = data.draw(st.integers(1, size))
+    ends = Ends()
+    body = random.Random(count).randbytes(size * (count - 1) + last)
+    frame = frame_of(version, protocol, body, size)
+    if data.draw(st.booleans()):
+        ends.open(*ends.seal(frame, 1430))
+    sealed = ends.seal(frame, 1430)
+    assert len(sealed) <= -(-count // max(1, (1430 - 92) // size))
+    assert all(len(one) <= 1430 + OVERHEAD for one in sealed)
+    lost = data.draw(st.sets(st.integers(0, len(sealed) - 1)))
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    together = -(-count // len(sealed)) if len(sealed) > 1 else count
+    got: list[bytes] = []
+    batch: list[bytes] = []
+    whole = [payloads(one) for one in ends.open(*sealed)] if not lost else []
+    if not lost:
+        assert [part for one in whole for part in one] == pieces
+        return
+    for index, one in enumerate(sealed):
+        if index not in lost:
+            batch.append(one)
+        elif batch:
+            got += [part for made in ends.open(*batch) for part in payloads(made)]
+            batch = []
+    if batch:
+        got += [part for made in ends.open(*batch) for part in payloads(made)]
+    assert got == [piece for piece in pieces if piece in got]
+    assert len(got) >= (len(sealed) - len(lost) - 1) * (together - 1)
+    assert sum(ends.opener.counters.values()) == 0
