@@ -23,21 +23,25 @@ from typing import Any
 from scripts.labkit import bench_detail, traffic
 from scripts.labkit.namespaces import Lab, LabError, Node
 from scripts.labkit.nodes import Vpn, new_token
+from scripts.labkit.others import OTHERS
 
 _EPILOG = """examples:
   scripts/bench repair                            the table of losses, about 8 minutes
   scripts/bench repair --rows 20ms-1% --tries 3
   scripts/bench repair --rows 80ms-1% --only auto --detail
   scripts/bench fair clean --json
+  scripts/bench memory --minutes 10
   scripts/bench --realtime repair                 before everything else on this machine, which may be busy
 
-Others that run when they are here: wireguard-go (apt-get install --no-install-recommends wireguard-go wireguard-tools,
-or its path in WIREGUARD_GO_BIN).
+Others that run when they are here: wireguard-go, and on the clean veth nebula, openvpn and tinc (apt-get install
+--no-install-recommends wireguard-go wireguard-tools nebula openvpn tinc, or paths in WIREGUARD_GO_BIN, NEBULA_BIN,
+OPENVPN_BIN, TINCD_BIN), and the Go program EdgeVPN (its path in EDGEVPN_GO_BIN).
 """
 SECONDS = 6.0
 LONG = 12.0  # of a turn where slow start alone takes seconds
 BUFFER = 16 << 20  # bytes that TCP may have in flight: twice a round trip and a queue of the largest way, and more
-RAW, OURS, OTHERS = "raw", ("auto", "off"), ("wireguard-go",)
+RAW, OURS, WIREGUARD = "raw", ("auto", "off"), "wireguard-go"
+STREAM = "stream"  # ours where UDP does not pass
 
 
 @dataclass(frozen=True)
@@ -107,18 +111,24 @@ def cpu_seconds(pids: Sequence[int]) -> float:
 # --- contestants
 
 
-def ours(stack: ExitStack, lab: Lab, number: int, repair: str) -> Contestant:
-    """Two of our nodes, in a network of their own."""
+def title(kind: str) -> str:
+    return "ours, by stream" if kind == STREAM else f"ours, repair {kind}"
+
+
+def ours(stack: ExitStack, lab: Lab, number: int, kind: str) -> Contestant:
+    """Two of our nodes, in a network of their own: repair "auto" or "off", or where UDP does not pass ("stream")."""
     token, name = new_token(), f"evb{number}"
     pair = []
     for k in (1, 2):
-        flags = ("--dht=false", f"--repair={repair}", "--mtu=1420", f"--interface={name}", "--path=datagram")
+        way = "--path=stream" if kind == STREAM else "--path=datagram"
+        repair = "off" if kind == STREAM else kind
+        flags = ("--dht=false", f"--repair={repair}", "--mtu=1420", f"--interface={name}", way)
         vpn = Vpn(lab.node(k), token, f"10.{number}.0.{k}/24", *flags)
         stack.callback(vpn.close)
         pair.append(vpn)
     address = f"10.{number}.0.1"
     traffic.first_answer(lab.node(2), address, name, 30)
-    return Contestant(f"ours, repair {repair}", address, lambda: [vpn.pid_of("tun") for vpn in pair], pair)
+    return Contestant(title(kind), address, lambda: [vpn.pid_of("tun") for vpn in pair], pair)
 
 
 def wireguard(lab: Lab, number: int) -> Contestant | None:
@@ -160,9 +170,11 @@ def wait_for_device(node: Node, device: str) -> None:
 
 
 @contextlib.contextmanager
-def contest(way: Way, only: Sequence[str] | None = None) -> Iterator[tuple[Lab, list[Contestant]]]:
-    """A lab with those of the contestants that are wanted."""
-    wanted = only or (RAW, *OURS, *OTHERS)
+def contest(
+    way: Way, only: Sequence[str] | None = None, *, everybody: bool = False
+) -> Iterator[tuple[Lab, list[Contestant]]]:
+    """A lab with those of the contestants that are wanted. `everybody`: not only wireguard-go of the others."""
+    wanted = only or (RAW, *OURS, WIREGUARD, *((STREAM, *OTHERS) if everybody else ()))
     with ExitStack() as stack:
         lab = stack.enter_context(
             Lab(2, delay_ms=way.rtt_ms / 2, loss=way.loss, rate_mbit=way.rate_mbit, burst=way.burst, fast=True, seed=1)
@@ -171,8 +183,13 @@ def contest(way: Way, only: Sequence[str] | None = None) -> Iterator[tuple[Lab, 
             prepare(node)
         found = [Contestant(RAW, lab.node(1).address)] if RAW in wanted else []
         found += [ours(stack, lab, 11 + k, repair) for k, repair in enumerate(OURS) if repair in wanted]
-        other = wireguard(lab, 13) if "wireguard-go" in wanted else None
-        yield lab, [*found, *([other] if other else [])]
+        found += [ours(stack, lab, 10, STREAM)] if STREAM in wanted else []
+        other = wireguard(lab, 13) if WIREGUARD in wanted else None
+        found += [other] if other else []
+        for number, (name, start) in enumerate(OTHERS.items(), 14):
+            running = start(stack, lab, number) if name in wanted else None
+            found += [Contestant(name, *running)] if running else []
+        yield lab, found
 
 
 def prepare(node: Node) -> None:
@@ -279,36 +296,70 @@ def bench_clean(options: argparse.Namespace, say: Callable[[str], None]) -> list
     rows = []
     way = Way("clean", 0, 0.0, rate_mbit=None)
     seconds = (options.seconds or SECONDS) / 2
-    with contest(way) as (lab, contestants):
-        idle = {one.name: traffic.ping(lab.node(2), one.address, 100, 0.02) for one in contestants}
+    with contest(way, options.only, everybody=True) as (lab, contestants):
+        idle: dict[str, list[float]] = {one.name: [] for one in contestants}
+        for _ in range(4):
+            for one in contestants:
+                idle[one.name] += traffic.ping(lab.node(2), one.address, 30, 0.02).rtts_ms
+        for name, words in (("one stream", ()), ("one stream back", ("-R",)), ("eight streams", ("-P", "8"))):
+            for one in contestants:
+                one.mbit, one.pings, one.cpu_s_per_gb = [], [], []
+            for _ in range(options.tries):
+                for one in contestants:
+                    turn(lab, one, seconds, *words)
+            row: dict[str, Any] = {"row": f"clean, {name}", "found": [described(one) for one in contestants]}
+            if not words:
+                for found, one in zip(row["found"], contestants, strict=True):
+                    found["idle_ping_ms"] = round(statistics.median(idle[one.name]), 3)
+                    found["rss_mb"] = [round(resident(pid) / 1e6, 1) for pid in one.pids()]
+            compare(row, contestants)
+            rows.append(row)
+            show(row, say)
+        packets: dict[str, list[float]] = {one.name: [] for one in contestants}
         for _ in range(options.tries):
             for one in contestants:
-                turn(lab, one, seconds)
-        row: dict[str, Any] = {"row": "clean, one stream", "found": [described(one) for one in contestants]}
-        for found, one in zip(row["found"], contestants, strict=True):
-            found["idle_ping_ms"] = round(idle[one.name].median_ms, 3)
-            found["rss_mb"] = [round(resident(pid) / 1e6, 1) for pid in one.pids()]
-        pairs = list(zip(contestants[1].mbit, contestants[2].mbit, strict=True))
-        row["on_to_off"] = round(statistics.median(on / off for on, off in pairs), 3)
-        row["goal_on_to_off"] = ">= 0.97"
-        rows.append(row)
-        show(row, say)
-        for one in contestants:
-            one.mbit, one.pings, one.cpu_s_per_gb = [], [], []
-        for _ in range(options.tries):
-            for one in contestants:
-                turn(lab, one, seconds, "-P", "8")
-        row = {"row": "clean, eight streams", "found": [described(one) for one in contestants]}
-        rows.append(row)
-        show(row, say)
-        found = []
-        for one in contestants:
-            packets = [small_packets(lab, one.address, seconds) for _ in range(options.tries)]
-            found.append({"name": one.name, "packets_per_s": spread(packets, 0)})
+                packets[one.name].append(small_packets(lab, one.address, seconds))
+        found = [{"name": name, "packets_per_s": spread(values, 0)} for name, values in packets.items()]
         row = {"row": "clean, UDP of 100 bytes", "found": found}
         rows.append(row)
         show(row, say)
     return rows
+
+
+def compare(row: dict[str, Any], contestants: Sequence[Contestant]) -> None:
+    """Ours against each of the others, by medians; with repair against without, turn by turn."""
+    by_name = {one.name: one.mbit for one in contestants}
+    with_repair, without = by_name.get(title("auto")), by_name.get(title("off"))
+    if with_repair is None:
+        return
+    ours_median = statistics.median(with_repair)
+    for found, one in zip(row["found"], contestants, strict=True):
+        if not one.vpns and one.name != RAW:
+            found["ours_to_it"] = round(ours_median / max(0.001, statistics.median(one.mbit)), 2)
+    if without is not None:
+        row["on_to_off"] = round(statistics.median(on / off for on, off in zip(with_repair, without, strict=True)), 3)
+        row["goal_on_to_off"] = ">= 0.97"
+
+
+def bench_memory(options: argparse.Namespace, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """What the tun actors hold while they work: eight streams each way in turn, and small packets."""
+    way = Way("memory", 0, 0.0, rate_mbit=None)
+    began, samples = time.monotonic(), []
+    with contest(way, ("auto",)) as (lab, (one,)):
+        while not samples or time.monotonic() < began + options.minutes * 60:
+            for words in ((), ("-R",)):
+                turn(lab, one, 4, "-P", "8", *words)
+            small_packets(lab, one.address, 2)
+            held = [round(resident(pid) / 1e6, 2) for pid in one.pids()]
+            samples.append({"after_s": round(time.monotonic() - began), "rss_mb": held})
+            say("  after {after_s} s: {rss_mb} MB".format(**samples[-1]))
+            one.pings.clear()
+    # the first third is not counted: tables and buffers are made when they are needed first
+    settled = samples[len(samples) // 3 :]
+    grown = [round(b - a, 2) for a, b in zip(settled[0]["rss_mb"], settled[-1]["rss_mb"], strict=True)]
+    row = {"row": f"memory, {options.minutes:g} minutes of load", "found": [], "samples": samples, "grown_mb": grown}
+    say(f"{row['row']}: {samples[0]['rss_mb']} to {samples[-1]['rss_mb']} MB; in the last two thirds {grown} MB")
+    return [row]
 
 
 def small_packets(lab: Lab, address: str, seconds: float) -> float:
@@ -351,6 +402,8 @@ def show(row: dict[str, Any], say: Callable[[str], None]) -> None:
             parts.append(f"{one['cpu_s_per_gb']['median']:g} CPU s/GB")
         if one.get("rss_mb"):
             parts.append(f"RSS {max(one['rss_mb']):g} MB")
+        if one.get("ours_to_it"):
+            parts.append(f"ours: {one['ours_to_it']:g}x")
         say("  ".join(parts))
     if "on_to_off" in row:
         say(f"  repair on to off: {row['on_to_off']}   goal: {row['goal_on_to_off']}")
@@ -360,6 +413,7 @@ WHAT: dict[str, Callable[[argparse.Namespace, Callable[[str], None]], list[dict[
     "repair": bench_repair,
     "fair": bench_fair,
     "clean": bench_clean,
+    "memory": bench_memory,
 }
 
 
@@ -376,7 +430,8 @@ def main() -> int:
     )
     parser.add_argument("--tries", type=int, default=3, help="turns of each contestant (3)")
     parser.add_argument("--seconds", type=float, help=f"of a turn ({SECONDS:g}; {LONG:g} where a round trip is 80 ms)")
-    parser.add_argument("--only", nargs="+", choices=(RAW, *OURS, *OTHERS), help="of repair: who takes part (all)")
+    parser.add_argument("--only", nargs="+", choices=(RAW, *OURS, STREAM, WIREGUARD, *OTHERS), help="who takes part")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of memory: how long (1)")
     parser.add_argument("--detail", action="store_true", help="of repair: tell what each turn met, second by second")
     parser.add_argument(
         "--realtime",
