@@ -9,9 +9,9 @@
 Parity: rows of an erasure code (edgevpn/tun/erasure.py) over a group of up to `k` sealed datagrams, which ends when it
 has as many, after FLUSH of silence, or when it is as old as a part of the round trip: what comes back later TCP has
 sent again, and slowed down. How many and how large follows the loss that the other side reports (`plan`), and a group
-that ends early gets no more rows than it needs; BUDGET bounds what all of it may take. Where losses come in runs, `step`
-groups are interleaved, so that a run takes no more from each than its rows bring back. A peer that knows no code gets
-the XOR.
+that ends early gets no more rows than it needs; BUDGET bounds what all of it may take. Where losses come in runs,
+`step` groups are interleaved, so that a run takes no more from each than its rows bring back. A peer that knows no code
+gets the XOR.
 
 Kept: two round trips and KEPT_MORE, and at most KEPT_BYTES. Copies: no more than a share of what is sent.
 """
