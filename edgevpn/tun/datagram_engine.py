@@ -193,7 +193,7 @@ class DatagramEngine:
                 self._wake()
             link.last_sent = now
 
-    def is_own(self, frame: memoryview) -> bool:
+    def is_own(self, frame: memoryview | bytearray) -> bool:
         """Whether the device gave us a datagram of our own: from our port to where a peer may be reached."""
         ends = udp_ends(frame)
         if ends is None or ends[0] not in self._own_ports:

@@ -132,7 +132,7 @@ def _lower(frame: bytearray | memoryview, tcp: int, at: int, most: int) -> bool:
     return True
 
 
-def udp_ends(frame: memoryview) -> tuple[int, str, int] | None:
+def udp_ends(frame: memoryview | bytearray) -> tuple[int, str, int] | None:
     """Source port, destination address and port of a frame's UDP datagram; None for anything else."""
     version6 = len(frame) > VIRTIO_HEADER and frame[VIRTIO_HEADER] >> 4 == 6
     at = VIRTIO_HEADER + (IPV6_HEADER if version6 else (frame[VIRTIO_HEADER] & 15) * 4)

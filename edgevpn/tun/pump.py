@@ -161,10 +161,9 @@ class Pump:
             peer = None
         if peer is None:
             self.counters["dropped_no_route"] += 1
-        elif engine is not None and not self.router.is_machine(destination):
-            if engine.is_own(memoryview(frame)[:length]):
-                self.counters["own_datagrams_dropped"] += 1  # a route leads the tunnel into itself
-                return None
+        elif engine is not None and not self.router.is_machine(destination) and engine.is_own(frame[:length]):
+            self.counters["own_datagrams_dropped"] += 1  # a route leads the tunnel into itself
+            return None
         return peer
 
     def _send(self, length: int) -> None:
