@@ -129,7 +129,7 @@ class LedgerActor:
             max_heartbeat_age=config.max_heartbeat_age,
             heartbeats=config.heartbeats,
         )
-        self.store = LedgerStore(shell, lambda: self.state.block)
+        self.store = LedgerStore(shell, lambda: self.state.kept)
         self.views = LedgerViews(shell.mailbox, self.state, peerguard=config.peerguard)
         self.dhcp = LedgerDhcp(shell, self.state, self._addresses_changed) if config.dhcp else None
         self._claim_addresses()

@@ -30,7 +30,7 @@ from edgevpn.proto.messages import NetworkFacts, Snapshot
 
 FILE = "ledger.snapshot"
 GRANT = "ledger-state"
-SAVE_DELAY = 0.3  # seconds that changes are gathered for
+SAVE_DELAY = 2.0  # seconds that changes are gathered for, unless a request waits: what others wrote they can tell again
 RETRY = 15.0  # seconds between tries while the disk does not take it
 PATIENCE = 2.0  # seconds that a request waits for the disk at most
 

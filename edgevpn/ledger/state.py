@@ -87,6 +87,11 @@ class LedgerState:
             self._last_block = present, block
         return block
 
+    @property
+    def kept(self) -> Block:
+        """What is to be kept on disk. With ownership without the present hash, which costs a pass and means nothing."""
+        return self.block if self.mode is Mode.OFF else self._present
+
     def get(self, bucket: str, key: str) -> Entry | None:
         """The entry there, a tombstone too."""
         return self.storage.get(bucket, {}).get(key)

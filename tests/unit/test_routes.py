@@ -2,6 +2,7 @@
 
 import pytest
 
+from edgevpn.ledger import routes
 from edgevpn.ledger.policy import Mode
 from edgevpn.ledger.routes import LedgerRoute, is_canonical_address, routing_table
 from edgevpn.proto.entry import Entry, sign_entry
@@ -56,3 +57,12 @@ def test_what_is_no_machine_has_no_route(value):
 
 def test_both_families_have_routes():
     assert set(table({"10.1.0.1": machine(ALICE), "fd00::1": machine(ALICE)})) == {"10.1.0.1", "fd00::1"}
+
+
+def test_long_texts_are_read_but_not_remembered():
+    long = machine_value(ALICE, hostname="x" * 500)
+    before = routes._remembered_machine.cache_info().currsize
+    found = table({"10.1.0.1": sign_entry(ALICE, "machines", "10.1.0.1", long, 1, 0)})
+    assert found["10.1.0.1"].hostname == "x" * 500
+    assert routes._remembered_machine.cache_info().currsize == before
+    assert not is_canonical_address("1" * 10_000)
