@@ -18,6 +18,7 @@ from edgevpn.errors import EdgevpnError
 from edgevpn.p2p.conduct import POINTS, Conduct
 from edgevpn.p2p.host import Host
 from edgevpn.p2p.redial import Redial
+from edgevpn.p2p.swarm_mends import ANOTHER
 from edgevpn.p2p.water_marks import Held, whom_to_part_with
 from edgevpn.proto import protocols
 from edgevpn.proto.clock_jump import Jump
@@ -97,8 +98,10 @@ class PeerCare:
                     return
                 try:
                     await self._host.connect(peer_id, (), timeout=REDIAL_TIMEOUT)
-                except EdgevpnError:
+                except EdgevpnError as exc:
                     self._shell.count("redials_failed")
+                    if ANOTHER in str(exc):  # it came back under a new key, or its address is another's now
+                        self._redial.forget(peer_id)
                 else:
                     self._shell.count("redials")
 

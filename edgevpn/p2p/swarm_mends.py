@@ -64,6 +64,7 @@ STAGGER = 0.25
 MAX_HANDSHAKES = 256
 MAX_HANDSHAKES_PER_IP = 16
 MAX_PER_PEER = 4
+ANOTHER = "another peer answered"
 MAX_DIALS = 8  # addresses of one peer being tried at once
 
 
@@ -143,7 +144,7 @@ class Upgrader(TransportUpgrader):
         except (UntrustedDataError, HandshakeFailure, BaseLibp2pError) as exc:
             raise SecurityUpgradeFailure(str(exc)) from exc
         if secured.get_remote_peer() != peer_id:
-            raise SecurityUpgradeFailure(f"another peer answered: {secured.get_remote_peer()}")
+            raise SecurityUpgradeFailure(f"{ANOTHER}: {secured.get_remote_peer()}")
         return secured
 
     async def upgrade_connection(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
