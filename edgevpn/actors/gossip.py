@@ -6,7 +6,7 @@ current topic. The state "members" has the connected peers that are on one of ou
 (to share a DHT, say) but are not of this network. With --peerguard it is on the public topics too (feed "public"), and
 with --peergate it drops what comes from peers that are not trusted, and does not pass it on.
 
-After a change of windows it opens fresh meshsub streams, so that Go nodes, which make a new pubsub then, hear us.
+After a change of windows it opens fresh meshsub streams to Go nodes, which make a new pubsub then: so they hear us.
 Dies: the ledger stands still, Publish calls wait for the next one, members come back as they are seen again.
 """
 
@@ -26,6 +26,7 @@ from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.actors.topics import Feed
 from edgevpn.actors.trust_link import TrustLink
 from edgevpn.p2p.pubsub import Gossip, open_gossip
+from edgevpn.proto import protocols
 from edgevpn.proto.messages import (
     Body,
     GossipReceived,
@@ -154,7 +155,7 @@ class GossipActor:
             self._joined = set(now.join)
             if rotated:
                 self._shell.count("rotations")
-                await self._gossip.refresh()
+                await self._gossip.refresh(unless=protocols.LEDGER)  # nodes of ours keep their pubsub
             self.show_members()
             with trio.move_on_after(max(0.0, now.until - time.time())):
                 await self._changed.wait()

@@ -134,12 +134,12 @@ class Gossip:
         """Those of them that messages of others are passed on to."""
         return sorted(peer.to_base58() for peer in self._pubsub.router.mesh.get(topic, ()))
 
-    async def refresh(self) -> None:
-        """Open new streams to all peers, each with our subscriptions first.
+    async def refresh(self, unless: str = "") -> None:
+        """Open new streams to all peers, each with our subscriptions first; not to those that offer `unless`.
 
         After a rotation: a Go node has made a new pubsub then, to which the older streams do not lead.
         """
-        self._pubsub.refresh()
+        self._pubsub.refresh(unless)
         await trio.lowlevel.checkpoint()
 
     @asynccontextmanager

@@ -117,9 +117,12 @@ class LinkedPubsub(Pubsub):
             link.scope.cancel()
             self._forget(peer_id)
 
-    def refresh(self) -> None:
-        """Open new streams to all peers, with the hello first."""
-        for link in self.links.values():
+    def refresh(self, unless: str = "") -> None:
+        """Open new streams to all peers, with the hello first; not to those that offer the protocol `unless`."""
+        for peer_id, link in self.links.items():
+            peer = self.host.peers.get(peer_id)
+            if unless and peer is not None and unless in peer.protocols:
+                continue
             link.reopen.set()
             link.retry.set()
 

@@ -468,6 +468,18 @@ async def test_refresh_opens_one_new_stream_to_each_peer_and_no_more(autojump_cl
         assert nodes[1].data == nodes[2].data == [b"after"]
 
 
+async def test_refresh_leaves_the_streams_to_peers_alone_that_keep_their_pubsub(autojump_clock):
+    hosts = add_hosts(MemoryNetwork(latency=0.01), 3)
+    hosts[2].offers = (*hosts[2].offers, "/ours/1")
+    async with open_nodes(*hosts) as nodes:
+        await connect_all(*hosts)
+        await trio.sleep(5)
+        before = len(hosts[0].dialled)
+        await nodes[0].gossip.refresh(unless="/ours/1")
+        await trio.sleep(5)
+        assert [peer for peer, _ in hosts[0].dialled[before:]] == [hosts[1].peer_id]
+
+
 async def test_nothing_is_lost_while_streams_are_renewed(autojump_clock):
     hosts = add_hosts(MemoryNetwork(latency=0.03), 2)
     async with open_nodes(*hosts) as (one, two):
