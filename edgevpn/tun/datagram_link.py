@@ -53,6 +53,7 @@ _PROBE_AGAIN = 0.07
 _PATIENCE = 0.15
 _GIVE_UP = 0.6
 _RTT_GUESS = 0.1
+_MUCH = 16  # packets
 _KEEPALIVE = 25.0
 _WARM = 1.0  # seconds between probes of the second, while sending
 _REVIEW = 30.0  # of all that have ever answered
@@ -112,6 +113,7 @@ class DatagramLink:
         self._back_off = back_off
         self._next_handshake = now
         self._renew = False
+        self._vouched_for = 0  # bytes sent by when the size was doubted last
         self._outstanding = Outstanding()
         self._last_answer = 0.0
         self._asked_since: float | None = None  # since when there is doubt: the first probe without an answer yet
@@ -423,6 +425,9 @@ class DatagramLink:
             return self._tick_in_doubt(session, way, now - self._asked_since, now)
         if active and self._is_silent(now):
             self._asked_since = now
+            if self.stats.sent_bytes - self._vouched_for > _MUCH * self.mtu:
+                way.mtu.suspect()
+                self._vouched_for = self.stats.sent_bytes
             return self._probe(session, [way], now)
         silent = [one for one in self._ways.values() if not one.answered]
         if self._next_round <= now and silent and self._round < _ROUND_MOST:

@@ -9,8 +9,9 @@ does that say something about the size: what is lost at random, or with everythi
     search    bisection between the largest size that was answered and the smallest that was not (2 probes each); what
               was answered is used at once. The full size is asked for first
     complete  the size in use is asked for each 0.6 s; not answered 4 times, 0.15 s or two round trips apart, it is a
-              black hole (5: an overfull queue that counts bytes also drops large ones first). Below the full size,
-              every other probe asks for more: the full size and the next one in turn
+              black hole (5: an overfull queue that counts bytes also drops large ones first). Where much was sent
+              and nothing came back it is asked for at once, and 2 times are enough. Below the full size, every
+              other probe asks for more: the full size and the next one in turn
     error     not even the least size: each 5 s
 
 What the system refuses to send (EMSGSIZE) is too large at once. RFC 8899 speaks of 600 s until more is asked for; that
@@ -29,7 +30,7 @@ SMALL: Final = 64  # bytes of the probe beside
 VERIFY: Final = 0.6  # seconds
 RAISE: Final = 0.5
 RETRY: Final = 5.0
-_TRIES_VERIFY, _TRIES_BASE, _TRIES_SEARCH = 4, 3, 2
+_TRIES_VERIFY, _TRIES_SUSPECTED, _TRIES_BASE, _TRIES_SEARCH = 4, 2, 3, 2
 _NEVER: Final = float("inf")
 
 
@@ -43,7 +44,10 @@ class Phase(Enum):
 class PathMtu:
     """One way's. `size`: of the largest datagram to be sent; 0 while none is known to arrive."""
 
-    __slots__ = ("_alive", "_asked", "_base", "_checked", "_fell", "_high", "_low", "_tries", "_turn", "size", "sizes")
+    __slots__ = (
+        "_alive", "_asked", "_base", "_checked", "_fell", "_high",
+        "_low", "_suspected", "_tries", "_turn", "size", "sizes",
+    )  # fmt: skip
 
     def __init__(self, full: int, header: int) -> None:
         """`full`: the largest datagram that there will ever be; `header`: bytes of IP and UDP before it."""
@@ -56,6 +60,7 @@ class PathMtu:
         self._asked: tuple[int, float] | None = None  # index and when
         self._alive = self._checked = self._fell = -_NEVER
         self._turn = 0
+        self._suspected = False
 
     @property
     def phase(self) -> Phase:
@@ -122,13 +127,27 @@ class PathMtu:
         elif phase is Phase.COMPLETE and index > self._low:
             self._turn += 1
             self._tries, self._checked = 0, now
-        elif self._tries >= (_TRIES_VERIFY if phase is Phase.COMPLETE else _TRIES_BASE) or phase is Phase.ERROR:
+        elif self._tries >= self._most_tries or phase is Phase.ERROR:
             self._fall(index, now)
+
+    @property
+    def _most_tries(self) -> int:
+        if self.phase is not Phase.COMPLETE:
+            return _TRIES_BASE
+        return _TRIES_SUSPECTED if self._suspected else _TRIES_VERIFY
+
+    def suspect(self) -> None:
+        """Much was sent, and nothing comes back: see to it now, if the size is thought to be known."""
+        if self.phase is Phase.COMPLETE and not self._suspected:
+            self._suspected = True
+            self._turn += self._turn % 2  # the next probe asks for the size in use
+            if self._asked is None:
+                self._checked = -_NEVER
 
     def _fall(self, index: int, now: float) -> None:
         """Not even this size: begin anew below it."""
         was_used = self.size
-        self._high, self._low, self._tries, self._asked = index, -1, 0, None
+        self._high, self._low, self._tries, self._asked, self._suspected = index, -1, 0, None, False
         self._fell = self._checked = now
         guess = self._base if self._base < index else 0
         self.size = self.sizes[guess] if was_used and index else 0
@@ -139,6 +158,7 @@ class PathMtu:
         index = bisect_left(self.sizes, size)
         if asked_at < self._fell or index >= len(self.sizes) or self.sizes[index] != size or index < self._low:
             return
+        self._suspected = False
         if self._asked is not None and self._asked[0] <= index:
             self._asked, self._tries = None, 0
             self._turn += 1

@@ -51,10 +51,13 @@ def measure_flood(tries: int, say: Callable[[str], None]) -> dict[str, Any]:
         refused = nodes[0].ask("repl", "tun", "-c", counted).stdout.strip()
         for vpn in nodes:
             vpn.close()
-    clean = statistics.median(speeds["none"])
+    shares = {
+        kind: statistics.median(one / clean for one, clean in zip(values, speeds["none"], strict=True))
+        for kind, values in speeds.items()
+    }
     return {
         "garbage_a_second": round(sent / (_SECONDS + 2)),
         "mbit": {kind: [round(value) for value in values] for kind, values in speeds.items()},
-        "share": {kind: round(statistics.median(values) / clean, 3) for kind, values in speeds.items()},
+        "share_of_the_same_turn": {kind: round(value, 3) for kind, value in shares.items()},
         "refused": refused,
     }

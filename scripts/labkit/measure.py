@@ -26,6 +26,7 @@ from scripts.labkit.namespaces import Lab, LabError, Node
 from scripts.labkit.nodes import Vpn, environment, new_token
 from scripts.labkit.rekey import measure_rekey
 from scripts.labkit.restarts import measure_restarts
+from scripts.labkit.shrink import measure_mtu
 from scripts.labkit.spread import measure_quiet, measure_spread
 from scripts.labkit.tunnels import measure_files, measure_tunnels
 
@@ -214,6 +215,7 @@ WHAT: dict[str, Callable[[int, Callable[[str], None]], dict[str, Any] | None]] =
     "hostile": measure_hostile,
     "rekey": measure_rekey,
     "flood": measure_flood,
+    "mtu": measure_mtu,
     "go": measure_go,
 }
 

@@ -153,7 +153,9 @@ def _take_tcp(address: str, silences: _Silences) -> dict[str, int]:
 
 
 def _give_tcp(address: str, rate: float) -> None:
-    sock = socket.create_connection((address, 7004))
+    sock = socket.socket(_family(address), socket.SOCK_STREAM)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+    sock.connect((address, 7004))
     at = 0
     step = len(_PATTERN) if not rate else max(1, int(rate / 100))
     due = time.monotonic()

@@ -219,3 +219,33 @@ def test_whatever_comes_in_whatever_order_the_size_is_a_rung_or_none(data: st.Da
 
 def test_the_ladder_rises() -> None:
     assert list(LADDER) == sorted(set(LADDER))
+
+
+@pytest.mark.parametrize(("suspected", "tries"), [(False, 4), (True, 2)])
+def test_a_black_hole_is_believed_sooner_where_much_was_sent_and_nothing_came(suspected: bool, tries: int) -> None:
+    way = PathMtu(FULL, 28)
+    way.on_answer(FULL, 0.0, 0.0)
+    assert way.phase is Phase.COMPLETE
+    now = 0.7
+    if suspected:
+        now = 0.1
+        way.suspect()
+        way.suspect()
+    asked = 0
+    while way.size == FULL:
+        assert way.step(now, 0.15, active=True) in (FULL, way.sizes[way._base])
+        asked += way.size == FULL
+        way.on_answer(SMALL, now, now)
+        now += 0.16
+    assert asked == tries
+    assert way.size == 1280 - 28
+
+
+def test_a_suspicion_that_was_wrong_costs_a_probe() -> None:
+    way = PathMtu(FULL, 28)
+    way.on_answer(FULL, 0.0, 0.0)
+    way.suspect()
+    assert way.step(0.1, 0.15, active=True) == FULL
+    way.on_answer(FULL, 0.1, 0.12)
+    assert way.step(0.3, 0.15, active=True) is None
+    assert way.size == FULL
