@@ -45,6 +45,7 @@ from edgevpn.tun.router import Router
 
 TIMEOUT = 5.0
 SETTLE = 0.05  # seconds after a change of this machine's addresses
+_LOOKS, _LOOK_EACH = 5.0, 2.0  # so many at once, and one more in so many seconds
 _AT_ONCE = 32
 _EAGER = 256  # links made without a packet
 
@@ -129,7 +130,13 @@ class Datagrams:
                 self._rouse()
 
     async def _follow_links(self) -> None:
+        left, last = _LOOKS, time.monotonic()
         async for _ in changes(SETTLE):
+            now = time.monotonic()
+            left, last = min(_LOOKS, left + (now - last) / _LOOK_EACH), now
+            if left < 1:  # a router's routes change all day
+                await trio.sleep(_LOOK_EACH)
+            left -= 1
             with self._thread.paused():
                 self.engine.look()
             self._rouse()

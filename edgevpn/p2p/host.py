@@ -256,7 +256,7 @@ class Host:
 
     async def drop_stranded(self) -> None:
         """End the connections from addresses that this machine has no more; a keep-alive would take half a minute."""
-        for stream in stranded(_interface_ips()):
+        for stream in stranded():
             await stream.close()
 
     async def deny(self, peer_id: str) -> None:

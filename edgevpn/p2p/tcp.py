@@ -11,7 +11,7 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from weakref import WeakSet
 
 import trio
@@ -31,9 +31,22 @@ _BACKLOG = 256
 _open: WeakSet[TcpStream] = WeakSet()
 
 
-def stranded(present: Collection[str]) -> list[TcpStream]:
-    """Open connections whose own address is none of `present`: nothing comes or goes on them any more."""
-    return [stream for stream in _open if stream.local not in present]
+def stranded() -> list[TcpStream]:
+    """Open connections whose own address this machine has no more: nothing comes or goes on them."""
+    gone = {ip for ip in {stream.local for stream in _open} if ip and not _is_ours(ip)}
+    return [stream for stream in _open if stream.local in gone]
+
+
+def _is_ours(ip: str) -> bool:
+    """Whether the kernel lets us have the address; of one that says nothing without its link, yes."""
+    if ipaddress.ip_address(ip).is_link_local:
+        return True
+    with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((ip, 0))
+        except OSError as exc:
+            return exc.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 class TcpStream(ReadWriteCloser):

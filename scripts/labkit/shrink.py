@@ -18,7 +18,7 @@ from scripts.labkit.numbered import Streaming
 RATE = 50.0  # Mbit/s
 _FULL, _FALLEN = 1500, 1280
 _WINDOW, _STEP, _WATCHED = 0.25, 0.05, 6.0
-_ENOUGH = 0.9
+_SHARES = (0.5, 0.8, 0.9)  # the smaller datagrams and what repair adds for a while take a tenth and more
 
 
 def measure_mtu(tries: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -39,12 +39,15 @@ def measure_mtu(tries: int, say: Callable[[str], None]) -> dict[str, Any]:
                 node.run(["ip", "link", "set", "eth0", "mtu", str(_FALLEN)])
                 rates = [(at - moment, rate) for at, rate in _rates(far, _WATCHED)]
                 node.run(["ip", "link", "set", "eth0", "mtu", str(_FULL)])
-                took = next((at for at, rate in rates if at > _WINDOW and rate >= _ENOUGH * full), _WATCHED)
+                took = {
+                    f"to_{round(100 * share)}_percent_s": next(
+                        (at for at, rate in rates if at > _WINDOW and rate >= share * full), _WATCHED
+                    )
+                    for share in _SHARES
+                }
                 after = rates[-1][1]
                 slowest = min(rate for _, rate in rates)
-                found[kind].append(
-                    {"full_mbit": full, "back_after_s": took, "slowest_mbit": slowest, "then_mbit": after}
-                )
+                found[kind].append({"full_mbit": full, **took, "slowest_mbit": slowest, "then_mbit": after})
                 say(f"mtu {turn + 1}, {kind}: " + ", ".join(f"{k} {v:.2f}" for k, v in found[kind][-1].items()))
                 time.sleep(4)
         seen = stream.finish()
