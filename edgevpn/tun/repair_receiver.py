@@ -114,6 +114,7 @@ class RepairReceiver:
         self._unjudged = 0  # of those, back by now
         self._run_to = -1  # the train at whose end datagrams were lost
         self._hold = HOLD
+        self._told = 0  # of what was received, to `queue`
         self._parity_at = 0.0
         self._stamp: tuple[int, float] | None = None  # the newest, and when it came; told by a report
         self._stamped = 0.0
@@ -133,7 +134,6 @@ class RepairReceiver:
     def on_run(self, train: int, first: int, count: int, whole: int, now: float) -> None:
         """`count` datagrams from index `first` of a train of `whole` came, and were new."""
         self.received += count
-        self.queue.received(count)
         if train == self.next and count == whole:
             self.next = train + 1
             return
@@ -194,6 +194,8 @@ class RepairReceiver:
     def _on_time(self, time: int, now: float) -> None:
         # The first comes as the answer to an ask: that gives a round trip, and the queue in it.
         excess = now - self._asked_at - self._least_rtt
+        self.queue.received(self.received - self._told)
+        self._told = self.received
         self.queue.on_stamp(time, now, excess if 0 < excess < _MOST_EXCESS else 0.0)
         self._stamp = time, now
         self._stamped, self._blind = now, 0

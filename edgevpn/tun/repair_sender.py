@@ -257,11 +257,10 @@ class RepairSender:
         messages: list[bytes] = []
         in_runs = self.plan.step > 1
         silent = self._grouped_at is not None and now - self._grouped_at >= (FLUSH_RUNS if in_runs else FLUSH)
-        oldest = longest_wait(self.rtt, in_runs=in_runs)
+        longest = longest_wait(self.rtt, in_runs=in_runs)
         for lane, group in enumerate(self._groups):
-            if group.count and (
-                silent or now - group.since >= (SMALL_WAIT if group.size < _SMALL and not in_runs else oldest)
-            ):
+            oldest = SMALL_WAIT if group.size < _SMALL and not in_runs else longest
+            if group.count and (silent or now - group.since >= oldest):
                 messages += self._close(lane, now)
         if not any(group.count for group in self._groups):
             self._grouped_at = None

@@ -315,6 +315,8 @@ def bench_clean(options: argparse.Namespace, say: Callable[[str], None]) -> list
             compare(row, contestants)
             rows.append(row)
             show(row, say)
+            if options.brief:
+                return rows
         packets: dict[str, list[float]] = {one.name: [] for one in contestants}
         for _ in range(options.tries):
             for one in contestants:
@@ -431,6 +433,7 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=3, help="turns of each contestant (3)")
     parser.add_argument("--seconds", type=float, help=f"of a turn ({SECONDS:g}; {LONG:g} where a round trip is 80 ms)")
     parser.add_argument("--only", nargs="+", choices=(RAW, *OURS, STREAM, WIREGUARD, *OTHERS), help="who takes part")
+    parser.add_argument("--brief", action="store_true", help="of clean: one stream only")
     parser.add_argument("--minutes", type=float, default=1.0, help="of memory: how long (1)")
     parser.add_argument("--detail", action="store_true", help="of repair: tell what each turn met, second by second")
     parser.add_argument(
