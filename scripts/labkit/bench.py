@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scripts.labkit import bench_detail, traffic
+from scripts.labkit.bench_transfers import ROWS as TRANSFERS, bench_transfers
 from scripts.labkit.namespaces import Lab, LabError, Node
 from scripts.labkit.nodes import Vpn, new_token
 from scripts.labkit.others import OTHERS
@@ -29,6 +30,7 @@ _EPILOG = """examples:
   scripts/bench repair                            the table of losses, about 8 minutes
   scripts/bench repair --rows 20ms-1% --tries 3
   scripts/bench repair --rows 80ms-1% --only auto --detail
+  scripts/bench transfers --megabytes 200         whether what goes through is what arrives
   scripts/bench fair clean --json
   scripts/bench memory --minutes 10
   scripts/bench --realtime repair                 before everything else on this machine, which may be busy
@@ -416,6 +418,7 @@ WHAT: dict[str, Callable[[argparse.Namespace, Callable[[str], None]], list[dict[
     "fair": bench_fair,
     "clean": bench_clean,
     "memory": bench_memory,
+    "transfers": bench_transfers,
 }
 
 
@@ -428,7 +431,10 @@ def main() -> int:
     )
     parser.add_argument("what", nargs="*", help=f"some of {', '.join(WHAT)} (all)")
     parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", help=f"of repair: {', '.join(w.name for w in WAYS)}".replace("%", "%%")
+        "--rows",
+        nargs="+",
+        metavar="ROW",
+        help=f"of repair and transfers: {', '.join([*(w.name for w in WAYS), *TRANSFERS])}".replace("%", "%%"),
     )
     parser.add_argument("--tries", type=int, default=3, help="turns of each contestant (3)")
     parser.add_argument("--seconds", type=float, help=f"of a turn ({SECONDS:g}; {LONG:g} where a round trip is 80 ms)")
@@ -445,7 +451,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout, progress on stderr")
     options = parser.parse_args()
     unknown = [name for name in options.what if name not in WHAT]
-    unknown += [name for name in options.rows or () if name not in {way.name for way in WAYS}]
+    unknown += [name for name in options.rows or () if name not in {way.name for way in WAYS} | set(TRANSFERS)]
     if unknown:
         parser.error(f"there is no {', '.join(unknown)}")
 

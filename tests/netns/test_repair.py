@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from scripts.labkit import traffic
+from scripts.labkit import hashed, traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import Vpn, new_token
 from scripts.labkit.traffic import wait_for
@@ -20,57 +19,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler for the lab's fast relay"),
 ]
 
-SERVE_TCP = """
-import hashlib, socket, sys
-family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-listening = socket.create_server((sys.argv[1], 7000), family=family)
-print("ready", flush=True)
-taken, digest = listening.accept()[0], hashlib.sha256()
-while data := taken.recv(1 << 16):
-    digest.update(data)
-print(digest.hexdigest(), flush=True)
-"""
-SEND_TCP = """
-import hashlib, random, socket, sys
-chance, digest = random.Random(1), hashlib.sha256()
-sock = socket.create_connection((sys.argv[1], 7000))
-for _ in range(int(sys.argv[2])):
-    data = chance.randbytes(1 << 20)
-    digest.update(data)
-    sock.sendall(data)
-sock.shutdown(socket.SHUT_WR)
-sock.recv(1)
-print(digest.hexdigest())
-"""
-TAKE_UDP = """
-import hashlib, socket, sys
-sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
-sock.setsockopt(socket.SOL_SOCKET, 33, 32 << 20)
-sock.bind((sys.argv[1], 7001))
-sock.settimeout(4)
-print("ready", flush=True)
-seen, wrong, twice = set(), 0, 0
-try:
-    while True:
-        data = sock.recv(2048)
-        if hashlib.sha256(data[32:]).digest() != data[:32]:
-            wrong += 1
-        number = int.from_bytes(data[32:36], "big")
-        twice += number in seen
-        seen.add(number)
-except TimeoutError:
-    print(len(seen), wrong, twice, flush=True)
-"""
-SEND_UDP = """
-import hashlib, random, socket, sys, time
-chance, count = random.Random(2), int(sys.argv[2])
-sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
-for number in range(count):
-    body = number.to_bytes(4, "big") + chance.randbytes(chance.randint(0, 1000))
-    sock.sendto(hashlib.sha256(body).digest() + body, (sys.argv[1], 7001))
-    if number % 50 == 0:
-        time.sleep(0.006)
-"""
 ADDRESSES = {4: ("10.1.0.1", "10.1.0.1/24", "10.1.0.2/24"), 6: ("fd42::1", "fd42::1/64", "fd42::2/64")}
 
 
@@ -88,40 +36,45 @@ def counted(vpn: Vpn) -> dict[str, int]:
     return dict(vpn.json("peers")[0]["repair"])
 
 
+def forged(vpn: Vpn) -> int:
+    code = "datagrams.engine.opener.counters['datagrams_forged'] + datagrams.engine.opener.counters['trains_refused']"
+    return int(vpn.ask("repl", "tun", "-c", code).stdout)
+
+
 @pytest.mark.parametrize("loss", [0.0, 0.01])
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_hashed_transfer_arrives_as_it_was(
-    make_lab: MakeLab, start: MakeNode, tmp_path: Path, version: int, loss: float
-) -> None:
+def test_a_hashed_transfer_arrives_as_it_was(make_lab: MakeLab, start: MakeNode, version: int, loss: float) -> None:
     lab = make_lab(2, delay_ms=5, loss=loss, rate_mbit=200, fast=True, seed=7)
     one, two, target = two_nodes(lab, start, version)
-    log = tmp_path / "server"
-    lab.node(1).popen(["python3", "-c", SERVE_TCP, target], log=log)
-    wait_for(lambda: log.exists() and "ready" in log.read_text(), 10)
-    sent = lab.node(2).run(["python3", "-c", SEND_TCP, target, "30"], timeout=90).stdout.strip()
-    assert log.read_text().split()[-1] == sent
+    hashed.transfer(lab.node(1), lab.node(2), target, 30, 90)
     repaired = counted(one)
     if loss:
         assert repaired["repaired_by_parity"] + repaired["repaired_by_copy"] > 50
         assert counted(two)["parity_sent"] > 100
-    code = "datagrams.engine.opener.counters['datagrams_forged'] + datagrams.engine.opener.counters['trains_refused']"
-    assert one.ask("repl", "tun", "-c", code).stdout.strip() == "0"
+    assert forged(one) == 0
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.01])
+def test_a_hashed_transfer_over_ipv6_arrives_as_it_was(make_lab: MakeLab, start: MakeNode, loss: float) -> None:
+    lab = make_lab(2, delay_ms=2, loss=loss, rate_mbit=200, fast=True, seed=7)
+    for node in lab.nodes:
+        node.run(["ip", "-4", "addr", "flush", "dev", "eth0"])
+    one, two, target = two_nodes(lab, start, 4)
+    assert two.json("peers")[0]["path_address"].startswith("[fd99::1]")
+    hashed.transfer(lab.node(1), lab.node(2), target, 30, 90)
+    assert forged(one) == 0
+    if loss:
+        assert counted(one)["repaired_by_parity"] > 50
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_hashed_datagrams_arrive_as_they_were_and_once(
-    make_lab: MakeLab, start: MakeNode, tmp_path: Path, version: int
-) -> None:
+def test_hashed_datagrams_arrive_as_they_were_and_once(make_lab: MakeLab, start: MakeNode, version: int) -> None:
     count = 50_000  # of each version: a hundred thousand together
     lab = make_lab(2, delay_ms=5, loss=0.01, rate_mbit=200, fast=True, seed=8)
     one, _, target = two_nodes(lab, start, version)
-    log = tmp_path / "taker"
-    lab.node(1).popen(["python3", "-c", TAKE_UDP, target], log=log)
-    wait_for(lambda: log.exists() and "ready" in log.read_text(), 10)
-    lab.node(2).run(["python3", "-c", SEND_UDP, target, str(count)], timeout=100)
-    got, wrong, twice = wait_for(lambda: log.read_text().split()[1:], 20)
-    assert (int(wrong), int(twice)) == (0, 0)
-    assert int(got) > 0.995 * count  # 0.99 without repair
+    seen = hashed.packets(lab.node(1), lab.node(2), target, count, 8000)
+    assert (seen.wrong, seen.twice) == (0, 0)
+    assert seen.came > 0.995 * count  # 0.99 without repair
     assert counted(one)["repaired_by_parity"] > 0
 
 
