@@ -16,10 +16,10 @@ from typing import Final
 
 FLOOR: Final = 0.008  # seconds
 FULL: Final = 0.85
-MORE: Final = 2.0
+MORE: Final = 3.0
 WINDOW: Final = 0.025
 _HALF_MINUTE = 30.0
-_JUDGED, _JUDGED_FULL = 8000.0, 200.0  # datagrams
+_JUDGED, _JUDGED_FULL = 8000.0, 400.0  # datagrams
 
 
 class _Share:

@@ -115,6 +115,7 @@ class RepairReceiver:
         self._run_to = -1  # the train at whose end datagrams were lost
         self._hold = HOLD
         self._told = 0  # of what was received, to `queue`
+        self._whole = 1  # datagrams of the last train that was not whole, or came after a gap
         self._parity_at = 0.0
         self._stamp: tuple[int, float] | None = None  # the newest, and when it came; told by a report
         self._stamped = 0.0
@@ -137,6 +138,7 @@ class RepairReceiver:
         if train == self.next and count == whole:
             self.next = train + 1
             return
+        self._whole = whole
         full = (1 << whole) - 1
         mask = full & ~((1 << count) - 1 << first)
         if train >= self.next:
@@ -339,7 +341,9 @@ class RepairReceiver:
             return
         hole.confirmed = True
         lost = self._missing(train, hole, now)
-        count, runs = (1, 1) if lost < 0 else (lost.bit_count(), (lost & ~(lost << 1)).bit_count())
+        # A train of which nothing came: a small packet, or one of the long ones that a full queue takes whole.
+        unknown = self._whole if self.queue.is_full else 1
+        count, runs = (unknown, 1) if lost < 0 else (lost.bit_count(), (lost & ~(lost << 1)).bit_count())
         if self.queue.made(count):
             self.counters["left_to_the_queue"] += count
             del self.holes[train]
