@@ -14,7 +14,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from edgevpn.errors import UntrustedDataError
@@ -37,6 +37,7 @@ _RECEIVES_A_TURN = 64
 _BYTES_A_TURN = 8 * 65536
 _LATELY, _OFTEN = 0.004, 24  # so many receives in so many seconds are often
 _MUCH = 300_000  # bytes sent in so many seconds
+_SMALL = 2048  # bytes of a datagram by itself
 _MAX_LINKS = 4096
 _HANDSHAKE_FIRST, _HANDSHAKE_MOST = 0.25, 60.0
 _ANSWERS_AT_ONCE, _ANSWERS_A_SECOND = 20, 20  # ICMP, to our own side
@@ -80,11 +81,12 @@ class DatagramEngine:
         self._wake = wake
         self._repairs = repairs
         self._awake: dict[int, tuple[DatagramLink, Session]] = {}  # sessions whose repair wants to be ticked
-        self._gaps: dict[int, tuple[DatagramLink, Session]] = {}  # of this turn
+        self._heard: dict[int, tuple[DatagramLink, Session]] = {}  # sessions with repair, of this turn
         self._next_repair = 0.0
-        self._segment_size: dict[int, list[tuple[int, int, bytes]]] = {}
+        self._segment_size: dict[int, Sequence[tuple[int, int, bytes]]] = {}
         self._sessions: dict[int, tuple[DatagramLink, Session]] = {}
         self._keys: dict[int, ReceiveKey] = {}
+        self.on_small: Callable[[], None] = lambda: None  # called after a small datagram: it may be answered already
         self.sealer = Sealer()
         self.opener = Opener()
         self.links: dict[str, DatagramLink] = {}
@@ -320,14 +322,14 @@ class DatagramEngine:
         if sock is None:
             self.counters["datagrams_not_sent"] += 1
             return
-        control = self._segment_size.get(length)
+        control = self._segment_size.get(length) if len(view) > length else ()
         if control is None:
             if len(self._segment_size) > 2048:
                 self._segment_size.clear()
             control = self._segment_size[length] = [(socket.IPPROTO_UDP, UDP_SEGMENT, _U16.pack(length))]
         for last in (False, True):
             try:
-                sock.sendmsg((view,), control if len(view) > length else (), 0, address)
+                sock.sendmsg((view,), control, 0, address)
             except BlockingIOError:
                 if not last:
                     poll = select.poll()
@@ -462,12 +464,15 @@ class DatagramEngine:
             self._from = source[0], source[1]
             self._now = opener.now = time.monotonic()
             opener.open_untrusted(size, max(length, 1), self._keys, self._on_frame, self._on_control, more=True)
+            if count == 1 and size < _SMALL:
+                opener.end_turn()
+                self.on_small()
         opener.end_turn()
-        if self._gaps:  # most of them were filled in the same turn
-            for link, session in self._gaps.values():
+        if self._heard:  # most gaps were filled in the same turn
+            for link, session in self._heard.values():
                 if session.repair is not None and session.repair.receiver.holes:
                     self._rouse(link, session, self._now)
-            self._gaps.clear()
+            self._heard.clear()
         self._count(count, taken)
 
     def _gather(self) -> None:
@@ -490,11 +495,6 @@ class DatagramEngine:
         if owner is None:
             return  # it went in this turn, after the pieces had come
         link, session = owner
-        if link.on_received(session, self._from, self._now):
-            self._show(link)
-            self._wake()
-        if session.repair is not None and session.repair.receiver.holes:
-            self._gaps[session.number] = owner
         if link.narrow and len(frame) <= MAX_SYN and link.told_mtu:
             frame = memoryview(bytearray(frame))
             clamp_mss(frame, len(frame), link.mtu)
@@ -502,6 +502,11 @@ class DatagramEngine:
             stats = link.stats
             stats.received_packets += 1
             stats.received_bytes += len(frame)
+        if link.on_received(session, self._from, self._now):
+            self._show(link)
+            self._wake()
+        if session.repair is not None:
+            self._heard[session.number] = owner
 
     def _on_control(self, key: ReceiveKey, data: bytes) -> None:
         link, session = self._sessions[key.session]

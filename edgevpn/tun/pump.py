@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edgevpn.errors import UntrustedDataError
-from edgevpn.proto.ip import addresses_untrusted
+from edgevpn.proto.ip import IPV4_HEADER, IPV6_HEADER
 from edgevpn.proto.packet_stream import MAX_FRAME, TAKES_UDP, VIRTIO_HEADER
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_engine import DatagramEngine
@@ -27,7 +27,7 @@ BATCH_BYTES = 512 * 1024
 BATCH_PACKETS = 256
 SERVED_BYTES = 100_000  # sent before the device is asked again
 _LARGE = 4096  # bytes of a frame that takes time
-_SPARE = 64  # buffers
+_SPARE = 24  # buffers
 
 
 class Pump:
@@ -95,7 +95,10 @@ class Pump:
         return 0.0 if self.queue.count else None
 
     def _read(self) -> None:
-        """What the device has now: send it, or have it wait."""
+        """What the device has now: send it, or have it wait.
+
+        The first large frame stays where it was read, and is sent when all that came with it is in the queue.
+        """
         held = size = count = odd = 0
         descriptor, into, queue, readv = self._descriptor, self._into, self.queue, os.readv
         try:
@@ -103,12 +106,10 @@ class Pump:
                 if odd:
                     length, odd = odd, 0
                 elif held or queue.count:
-                    spare = self._spare.pop() if self._spare else bytearray(MAX_FRAME)
-                    length = readv(descriptor, [spare])
-                    if held:  # it has company
-                        self._wait(bytearray(self._buffer[:held]), held)
-                        held = 0
-                    self._wait(spare, length)
+                    if not self._spare:
+                        self._spare.append(bytearray(MAX_FRAME))
+                    length = readv(descriptor, [self._spare[-1]])
+                    self._wait(self._spare.pop(), length)
                     size, count = size + length, count + 1
                     continue
                 else:
@@ -117,9 +118,17 @@ class Pump:
                 if length > _LARGE and self._engine is not None:
                     held = length
                     continue
-                length, odd, more = self._join(length)
+                peer = self._peer_of(self._buffer, length)
+                if peer is None:
+                    continue
+                length, odd, more = self._join(peer, length)
                 count += more
-                self._send(length)
+                if more:
+                    self._send(length)
+                else:
+                    self._send_to(peer, length)
+                if count == 1 and self._engine is not None:  # what comes now and then is not kept for company
+                    self._engine.flush()
                 if odd:
                     self._run.odd(odd)
         except BlockingIOError:
@@ -131,15 +140,15 @@ class Pump:
             self._send(odd)
         self.counters["read_packets"] += count
 
-    def _join(self, length: int) -> tuple[int, int, int]:
-        """Join what is in the buffer with what follows, if they look alike.
+    def _join(self, peer: str, length: int) -> tuple[int, int, int]:
+        """Join what is in the buffer, for `peer`, with what follows, if they look alike.
 
         (the frame's length now, that of the next one if it was read, too, how many were read more)
         """
         run, engine = self._run, self._engine
         if engine is None or not run.follows(length):
             return length, 0, 0
-        link = engine.live.get(self._peer_of(self._buffer, length) or "")
+        link = engine.live.get(peer)
         if link is None or link.sending is None or not link.sending.takes & TAKES_UDP:
             return length, 0, 0
         length, odd, others = run.read(self._descriptor, length)
@@ -154,11 +163,12 @@ class Pump:
     def _peer_of(self, frame: memoryview | bytearray, length: int) -> str | None:
         """Where a frame goes; None, counted, if there is no such place."""
         engine = self._engine
-        try:
-            _, destination = addresses_untrusted(bytes(frame[VIRTIO_HEADER : min(length, VIRTIO_HEADER + 40)]))
-            peer = self.router.lookup(destination)
-        except UntrustedDataError:
-            peer = None
+        destination = b""
+        if length >= VIRTIO_HEADER + IPV4_HEADER and frame[VIRTIO_HEADER] >> 4 == 4:
+            destination = bytes(frame[26:30])
+        elif length >= VIRTIO_HEADER + IPV6_HEADER and frame[VIRTIO_HEADER] >> 4 == 6:
+            destination = bytes(frame[34:50])
+        peer = self.router.lookup(destination) if destination else None
         if peer is None:
             self.counters["dropped_no_route"] += 1
         elif engine is not None and not self.router.is_machine(destination) and engine.is_own(frame[:length]):
@@ -226,7 +236,12 @@ class Pump:
         counters = self.counters
         try:
             virtio.check_untrusted(frame, takes_udp=self._takes_udp)
-            source, _ = addresses_untrusted(frame[VIRTIO_HEADER : VIRTIO_HEADER + 40])
+            if frame[VIRTIO_HEADER] >> 4 == 4:
+                source = bytes(frame[22:26])
+            elif len(frame) >= VIRTIO_HEADER + IPV6_HEADER:
+                source = bytes(frame[18:34])
+            else:
+                raise UntrustedDataError("a packet is shorter than its header")
         except UntrustedDataError:
             counters["refused_malformed"] += 1
             return False

@@ -405,20 +405,21 @@ class Opener:
             self.counters["datagrams_forged"] += 1
             return
         key.window.mark(train, 1 << index)
+        alone = piece[0] != CONTROL and (len(piece) < VIRTIO_HEADER + 20 or not piece[1])
+        if alone:  # bookkeeping comes after it
+            run.end()
+            run.write(key, memoryview(piece))
         arrivals = key.arrivals
         if arrivals is not None and index < MAX_PIECES:
             whole = 1
-            if len(piece) > VIRTIO_HEADER + 20 and piece[1] and piece[0] != CONTROL:
+            if not alone and piece[0] != CONTROL:
                 whole = _pieces_of(piece, *_layout_of(piece))
             arrivals.on_run(train, index, 1, whole, self.now)
             if arrivals.keeping:
                 arrivals.keep(train, index, size, bytes(datagram), self.now)
         if piece[0] == CONTROL:
             control(key, piece)
-        elif len(piece) < VIRTIO_HEADER + 20 or not piece[1]:
-            run.end()
-            run.write(key, memoryview(piece))
-        else:
+        elif not alone:
             run.add(key, train, index, piece)
             header, segment = layout = _layout_of(piece)
             if header + segment + OVERHEAD == size and segment:

@@ -288,3 +288,16 @@ def test_nothing_waits_when_there_is_one_packet_at_a_time() -> None:
             assert b"".join(map(verify, lab.move())) == body
             assert time.monotonic() - began < 5
             assert lab.pump._spare == [] or len(lab.pump._spare) == 1
+
+
+def test_after_a_small_packet_the_device_is_asked_at_once() -> None:
+    """What the kernel answers is there when the write returns."""
+    with sending() as lab:
+        asked: list[int] = []
+        lab.two.engine.on_small = lambda: asked.append(len(lab.two.frames))
+        assert lab.put([datagram(4, 7, b"ping")]) == 1
+        assert len(lab.move()) == 1
+        assert asked == [1]
+        assert lab.put([frame_of(4, TCP, bytes(SUPER), 1000)]) == 1
+        assert len(lab.move()) == 40
+        assert asked == [1]
