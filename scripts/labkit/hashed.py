@@ -6,7 +6,8 @@ take-tcp HOST             takes one stream to its end, prints its SHA-256
 give-tcp HOST MEGABYTES   gives one of so many, from a generator; prints its SHA-256
 take-udp HOST             until nothing has come for 4 s: prints how many different packets came, how many were wrong,
                           how many came twice
-give-udp HOST COUNT RATE  packets of 36 to 1036 bytes, each with the SHA-256 of the rest; RATE a second
+give-udp HOST COUNT RATE  packets of 36 to 1036 bytes, each with the SHA-256 of the rest; RATE a second, and never more
+                          than IN_FLIGHT on their way: what is lost was lost by the path, however busy the machine is
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ MEGABYTE = 1 << 20
 _SO_RCVBUFFORCE = 33
 _SILENCE = 4.0  # seconds
 _A_PAUSE = 50  # packets
+IN_FLIGHT = 250  # packets
+_A_WORD = 25  # packets, after which the taker says how far it is
+_PATIENCE = 0.3  # seconds for a word that may be lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ def packets(server: Node, client: Node, address: str, count: int, rate: float) -
     """UDP packets from client to server."""
     taking = server.popen(_words("take-udp", address), stdout=subprocess.PIPE)
     _await_ready(taking)
-    client.run(_words("give-udp", address, count, rate), timeout=3 * count / rate + 30)
+    client.run(_words("give-udp", address, count, rate), timeout=10 * count / rate + 60)
     came, wrong, twice = map(int, taking.communicate(timeout=_SILENCE + 30)[0].split())
     server.processes.remove(taking)
     return Packets(count, came, wrong, twice)
@@ -114,25 +118,34 @@ def take_udp(host: str) -> None:
         print("ready", flush=True)
         try:
             while True:
-                data = sock.recv(2048)
+                data, giver = sock.recvfrom(2048)
                 sock.settimeout(_SILENCE)
                 wrong += hashlib.sha256(data[32:]).digest() != data[:32]
                 number = int.from_bytes(data[32:36], "big")
                 twice += number in seen
                 seen.add(number)
+                if len(seen) % _A_WORD == 0:
+                    sock.sendto(number.to_bytes(4, "big"), giver)
         except TimeoutError:
             print(len(seen), wrong, twice, flush=True)
 
 
 def give_udp(host: str, count: int, rate: float) -> None:
     chance = random.Random(2)
-    began = time.monotonic()
+    began, known = time.monotonic(), 0
     with socket.socket(_family(host), socket.SOCK_DGRAM) as sock:
+        sock.connect((host, UDP_PORT))
+        sock.settimeout(_PATIENCE)
         for number in range(count):
             body = number.to_bytes(4, "big") + chance.randbytes(chance.randint(0, 1000))
-            sock.sendto(hashlib.sha256(body).digest() + body, (host, UDP_PORT))
+            sock.send(hashlib.sha256(body).digest() + body)
             if number % _A_PAUSE == 0:
                 time.sleep(max(0.0, began + number / rate - time.monotonic()))
+            while number - known > IN_FLIGHT:
+                try:
+                    known = max(known, int.from_bytes(sock.recv(4), "big"))
+                except TimeoutError:
+                    known = number
 
 
 if __name__ == "__main__":
