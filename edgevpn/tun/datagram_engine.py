@@ -86,9 +86,11 @@ class DatagramEngine:
         self._segment_size: dict[int, Sequence[tuple[int, int, bytes]]] = {}
         self._sessions: dict[int, tuple[DatagramLink, Session]] = {}
         self._keys: dict[int, ReceiveKey] = {}
-        self.on_small: Callable[[], None] = lambda: None  # called after a small datagram: it may be answered already
+        self.on_small: Callable[[], None] = lambda: None  # called after a small packet: it may be answered already
+        self._may_be_answered = False
         self.sealer = Sealer()
         self.opener = Opener()
+        self._into = [self.opener.view[:65536]]
         self.links: dict[str, DatagramLink] = {}
         self.live: dict[str, DatagramLink] = {}
         self.counters = {
@@ -447,7 +449,7 @@ class DatagramEngine:
         """Take in what a socket has. Called by the packet thread, again while there is more."""
         sock = self._sockets[family]
         opener = self.opener
-        views = [opener.view[:65536]]
+        views = self._into
         taken = count = 0
         self._gather()
         while taken < _BYTES_A_TURN and count < _RECEIVES_A_TURN:
@@ -463,10 +465,8 @@ class DatagramEngine:
             taken += size
             self._from = source[0], source[1]
             self._now = opener.now = time.monotonic()
+            self._may_be_answered = count == 1 and size < _SMALL
             opener.open_untrusted(size, max(length, 1), self._keys, self._on_frame, self._on_control, more=True)
-            if count == 1 and size < _SMALL:
-                opener.end_turn()
-                self.on_small()
         opener.end_turn()
         if self._heard:  # most gaps were filled in the same turn
             for link, session in self._heard.values():
@@ -507,6 +507,9 @@ class DatagramEngine:
             self._wake()
         if session.repair is not None:
             self._heard[session.number] = owner
+        if self._may_be_answered:
+            self._may_be_answered = False
+            self.on_small()
 
     def _on_control(self, key: ReceiveKey, data: bytes) -> None:
         link, session = self._sessions[key.session]

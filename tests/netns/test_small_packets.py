@@ -25,7 +25,7 @@ socks = [socket.socket(family, socket.SOCK_DGRAM) for _ in range(3)]
 for number, sock in enumerate(socks):
     sock.connect((target, 7000 + number))
 chance = random.Random(1)
-bodies = [n.to_bytes(8, "big") + chance.randbytes(chance.choice([76, 76, 76, 300])) for n in range(count)]
+bodies = [n.to_bytes(8, "big") + chance.randbytes(76 if n // 40 % 4 else 300) for n in range(count)]
 for n, body in enumerate(bodies):
     socks[n // 40 % 3].send(body + hashlib.sha256(body).digest()[:16])
     if n % 100 == 99:
@@ -88,7 +88,7 @@ def test_small_datagrams_arrive_whole_once_and_in_order(make_lab: MakeLab, start
     full = device["stats64"]["tx"]["dropped"]  # the machine was busy, and the device's queue full
     assert seen >= COUNT - full
     written = int(one.ask("repl", "tun", "-c", "pump.counters['written_packets']").stdout)
-    assert written < COUNT // 2, "nothing was joined"
+    assert written < COUNT, "nothing was joined"
     read = int(two.ask("repl", "tun", "-c", "pump.counters['read_packets']").stdout)
     assert read >= COUNT - full
 
