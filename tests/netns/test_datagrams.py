@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 
 import pytest
 
 from scripts.labkit import traffic
-from scripts.labkit.namespaces import Lab, Node
+from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import Vpn, new_token
 from scripts.labkit.rekey import rekey
 from scripts.labkit.traffic import wait_for
@@ -48,15 +47,6 @@ def two_on_datagrams(lab: Lab, start: MakeNode, *flags: str) -> tuple[Vpn, Vpn]:
     return one, two
 
 
-def udp(node: Node, *, blocked: bool) -> None:
-    if blocked:
-        node.run(["nft", "add table inet cut"])
-        node.run(["nft", "add chain inet cut in { type filter hook input priority 0; }"])
-        node.run(["nft", "add rule inet cut in udp dport != 5353 drop"])
-    else:
-        node.run(["nft", "delete table inet cut"])
-
-
 def test_packets_go_as_datagrams_and_one_side_can_forbid_it(make_lab: MakeLab, start: MakeNode) -> None:
     lab = make_lab(3)
     token = new_token()
@@ -81,19 +71,6 @@ def test_packets_go_as_datagrams_and_one_side_can_forbid_it(make_lab: MakeLab, s
     assert all(peer["dropped"] == 0 for peer in counted if peer["member"])
 
 
-def test_with_udp_blocked_packets_take_the_stream_and_come_back(make_lab: MakeLab, start: MakeNode) -> None:
-    lab = make_lab(2)
-    one, two = two_on_datagrams(lab, start)
-    pinging = traffic.Pinging(lab.node(2), "10.1.0.1", 0.02, "edgevpn0")
-    udp(lab.node(1), blocked=True)
-    wait_for(lambda: path_of(two) == "stream", 10, what="the stream path")
-    time.sleep(0.5)
-    udp(lab.node(1), blocked=False)
-    wait_for(lambda: path_of(one) == path_of(two) == "datagram", 30, what="the datagram path again")
-    result = pinging.finish()
-    assert result.longest_gap_s < 2
-
-
 def test_garbage_at_the_datagram_port_costs_counters_only(make_lab: MakeLab, start: MakeNode) -> None:
     seed = random.randrange(10**6)
     print("seed", seed)
@@ -108,21 +85,6 @@ def test_garbage_at_the_datagram_port_costs_counters_only(make_lab: MakeLab, sta
     assert int(counted) > 4000
     assert path_of(one) == "datagram"
     assert len(one.log.read_text().splitlines()) < 12
-
-
-def test_a_node_whose_address_changes_goes_on(make_lab: MakeLab, start: MakeNode) -> None:
-    lab = make_lab(2)
-    _, two = two_on_datagrams(lab, start)
-    node = lab.node(2)
-    device = node.run(["ip", "-o", "-4", "addr", "show", "to", node.address]).stdout.split()[1]
-    pinging = traffic.Pinging(lab.node(2), "10.1.0.1", 0.02, "edgevpn0")
-    time.sleep(0.5)
-    node.run(["ip", "addr", "del", f"{node.address}/24", "dev", device])
-    node.run(["ip", "addr", "add", "10.99.0.77/24", "dev", device])
-    time.sleep(3)
-    result = pinging.finish()
-    assert result.longest_gap_s < 1.5
-    assert path_of(two) in ("datagram", "stream")
 
 
 def test_ipv6_goes_as_datagrams_too(make_lab: MakeLab, start: MakeNode) -> None:
@@ -140,7 +102,7 @@ def test_keys_change_under_load_and_no_packet_is_lost(make_lab: MakeLab, start: 
     """`scripts/measure rekey` does it a hundred times."""
     lab = make_lab(2)
     _, two = two_on_datagrams(lab, start)
-    found = rekey(lab, two, 10, 500)
+    found = rekey(lab, two, 6, 500)
     print(found)
-    assert found["changes"] == 10
+    assert found["changes"] == 6
     assert (found["packets_lost"], found["packets_twice"], found["pings_lost"]) == (0, 0, 0)

@@ -1,4 +1,4 @@
-"""Addresses and interfaces change under running streams, in whole nodes: they go on, and soon."""
+"""Ways, interfaces and NATs change under running streams, in whole nodes: they go on, and soon."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab, Node
 from scripts.labkit.nodes import Vpn, new_token
-from scripts.labkit.numbered import Numbered, Seen, Streaming
+from scripts.labkit.numbered import Numbered, Streaming
 from scripts.labkit.traffic import wait_for
 from tests.netns.test_datagrams import path_of, two_on_datagrams
 from tests.netns.test_node import MakeNode
@@ -45,42 +45,6 @@ def move(node: Node, old: str, new: str) -> float:
 
 def path_address(vpn: Vpn) -> str:
     return str(vpn.json("peers")[0]["path_address"])
-
-
-@pytest.mark.parametrize("version", [4, 6])
-def test_streams_of_both_directions_outlive_moves_of_both_sides(
-    make_lab: MakeLab, start: MakeNode, version: int
-) -> None:
-    lab = make_lab(2)
-    only(lab, version)
-    one, two = two_on_datagrams(lab, start)
-    streams = [
-        Streaming(lab.node(2), lab.node(1), "10.1.0.1", 2e6),
-        Streaming(lab.node(1), lab.node(2), "10.1.0.2", 2e6),
-    ]
-    packets = Numbered(lab.node(1), lab.node(2), "10.1.0.2", 500)
-    moments = []
-    time.sleep(1.5)
-    for k in (2, 1):
-        moments.append(move(lab.node(k), *addresses(version, k)))
-        time.sleep(3)
-    assert path_of(one) == path_of(two) == "datagram"
-    assert str(102 if version == 4 else "66") in path_address(one)
-    assert "moved" in str(one.json("peers")[0]["path_why"])
-    seen: list[Seen] = [stream.finish() for stream in streams]
-    numbered = packets.finish()
-    gaps = [[one.silence_at(moment) for moment in moments] for one in (*seen, numbered)]
-    print(f"IPv{version}: silences after the moves of the second and the first node, s:")
-    for name, values in zip(("TCP from the second", "TCP to it", "UDP to it"), gaps, strict=True):
-        print(f"    {name}: " + ", ".join(f"{value:.3f}" for value in values))
-    assert all(one.wrong == 0 for one in seen)
-    assert max(max(values) for values in gaps) <= 1.0
-    renew = "datagrams.renew()"
-    before = one.ask("repl", "tun", "-c", "sorted(len(l.sessions) for l in datagrams.engine.links.values())").stdout
-    assert before
-    two.ask("repl", "tun", "-c", renew)
-    time.sleep(1)
-    assert traffic.ping(lab.node(2), "10.1.0.1", 10, 0.02, "edgevpn0").received == 10
 
 
 def test_a_second_way_takes_over_when_the_first_one_dies(make_lab: MakeLab, start: MakeNode) -> None:
@@ -124,7 +88,7 @@ def test_an_address_goes_to_another_interface_and_back(make_lab: MakeLab, start:
         node.run(["ip", "addr", "del", f"{node.address}/24", "dev", old])
         node.run(["ip", "addr", "add", f"{node.address}/24", "dev", new])
         node.run(["ip", "route", "replace", "default", "dev", new])
-        time.sleep(2.5)
+        time.sleep(1.2)
     assert path_of(two) == "datagram"
     numbered, seen = packets.finish(), stream.finish()
     gaps = [[one.silence_at(moment) for moment in moments] for one in (numbered, seen)]
@@ -140,7 +104,7 @@ def test_an_interface_goes_down_and_up(make_lab: MakeLab, start: MakeNode) -> No
     stream = Streaming(lab.node(2), lab.node(1), "10.1.0.1", 2e6)
     time.sleep(1)
     node.run(["ip", "link", "set", "eth0", "down"])
-    time.sleep(1.5)
+    time.sleep(1)
     node.run(["ip", "link", "set", "eth0", "up"])
     node.run(["ip", "route", "replace", "default", "dev", "eth0"])
     up = time.monotonic()
@@ -148,7 +112,7 @@ def test_an_interface_goes_down_and_up(make_lab: MakeLab, start: MakeNode) -> No
     back = time.monotonic() - up
     wait_for(lambda: path_of(one) == path_of(two) == "datagram", 5, what="the datagram path again")
     print(f"first answer {back:.2f} s after the interface was up, datagrams by {time.monotonic() - up:.2f} s")
-    time.sleep(2.5)
+    time.sleep(2)
     seen = stream.finish()
     assert back <= 1.0
     assert seen.wrong == 0
@@ -185,7 +149,7 @@ def test_peers_behind_a_nat_are_followed_when_it_forgets_its_mappings(make_lab: 
     masquerade(nat, 50000)
     nat.run(["ip", "addr", "del", f"{nat.address}/24", "dev", "eth0"])  # what is masqueraded by it is forgotten
     nat.run(["ip", "addr", "add", f"{nat.address}/24", "dev", "eth0"])
-    time.sleep(3)
+    time.sleep(1.5)
     after = path_address(one)
     seen, numbered = stream.finish(), packets.finish()
     print(
