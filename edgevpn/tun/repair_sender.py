@@ -53,7 +53,7 @@ KEPT_BYTES: Final = 8 << 20
 QUICK: Final = 125_000_000  # bytes a second
 FIRST_LOSS: Final = 0.01  # until it is known
 MOST_STEP: Final = 8
-_WINDOW = 0.1
+_WINDOW, _EVICT_EACH = 0.1, 0.01
 _CALM, _CALM_DATAGRAMS = 10.0, 3000  # seconds, and datagrams, without random loss after which parity ends
 _SHARE, _MOST_COPIES = 0.15, 256.0
 _LEAST_MEMBERS = 2
@@ -103,14 +103,16 @@ def rows_needed(members: int, most: int, per_mille: int) -> int:
     return most
 
 
-class _Kept:
-    """A train, or (`each`) a run of trains of one datagram, as it was sent."""
+class _Kept(NamedTuple):
+    """A train, or (`each`) a run of trains of one datagram up to `last`, as it was sent."""
 
-    __slots__ = ("at", "data", "each", "first", "last", "length", "train")
-
-    def __init__(self, train: int, first: int, length: int, data: bytes, at: float, each: bool) -> None:
-        self.train, self.first, self.length, self.data, self.at, self.each = train, first, length, data, at, each
-        self.last = train + (len(data) - 1) // length if each else train
+    train: int
+    last: int
+    first: int
+    length: int
+    data: bytes
+    at: float
+    each: bool
 
 
 class _Group:
@@ -154,8 +156,7 @@ class RepairSender:
         self._calm_at = 0.0
         self._since_loss = 0  # datagrams
         self._judged = 0  # datagrams that `loss` is of
-        self._kept: dict[int, list[_Kept]] = {}
-        self._order: deque[_Kept] = deque()
+        self._kept: deque[_Kept] = deque()  # looked through when something is asked for, which is seldom
         self._kept_bytes = 0
         self._groups: list[_Group] = [_Group(1)]
         self._lane = 0
@@ -164,6 +165,7 @@ class RepairSender:
         self._stamped = 0.0
         self._to_stamp = False
         self._copies = 32.0
+        self._evict_at = 0.0
         self._window_end = 0.0
         self._window_bytes = self._bytes_before = 0
         self._seen: tuple[int, int, int] | None = None  # what the last report said
@@ -189,16 +191,16 @@ class RepairSender:
             self._window_end = now + _WINDOW
         self._window_bytes += len(view)
         if self._bytes_before + self._window_bytes > QUICK * _WINDOW:
-            if self._order:
+            if self._kept:
                 self._forget_all()
             return []
-        kept = _Kept(train, first, length, bytes(view), now, each)
-        self._newest = kept.last
-        self._order.append(kept)
-        self._kept_bytes += len(view)
-        for number in range(train, kept.last + 1):
-            self._kept.setdefault(number, []).append(kept)
-        self._evict(now)
+        size = len(view)
+        self._newest = last = train + (size - 1) // length if each else train
+        kept = _Kept(train, last, first, length, bytes(view), now, each)
+        self._kept.append(kept)
+        self._kept_bytes += size
+        if self._kept_bytes > KEPT_BYTES or now > self._evict_at:
+            self._evict(now)
         if not active:
             return []
         count = (len(view) + length - 1) // length
@@ -207,17 +209,11 @@ class RepairSender:
         return self._add_parity(kept, count, now) if self.plan.k else self._stamp_if_due(now)
 
     def _evict(self, now: float) -> None:
+        self._evict_at = now + _EVICT_EACH
         oldest = now - 2 * self.rtt - KEPT_MORE
-        order = self._order
-        while order and (order[0].at < oldest or self._kept_bytes > KEPT_BYTES):
-            gone = order.popleft()
-            self._kept_bytes -= len(gone.data)
-            for number in range(gone.train, gone.last + 1):
-                runs = self._kept.get(number)
-                if runs is not None:
-                    runs.remove(gone)
-                    if not runs:
-                        del self._kept[number]
+        kept = self._kept
+        while kept and (kept[0].at < oldest or self._kept_bytes > KEPT_BYTES):
+            self._kept_bytes -= len(kept.popleft().data)
 
     def expire(self, now: float) -> None:
         """Forget what is too old; for while nothing is sent."""
@@ -225,7 +221,6 @@ class RepairSender:
 
     def _forget_all(self) -> None:
         self._new_groups()
-        self._order.clear()
         self._kept.clear()
         self._kept_bytes = 0
 
@@ -332,11 +327,15 @@ class RepairSender:
         """Copies of what is asked for, as it was sent."""
         self._wake(now)
         copies: list[bytes] = []
-        for train, mask in ask.wanted.items():
+        wanted = ask.wanted
+        least, most = min(wanted, default=0), max(wanted, default=-1)
+        for kept in self._kept:
+            if kept.last < least or kept.train > most:
+                continue
+            for train in wanted.keys() & range(kept.train, kept.last + 1):
+                copies += self._copies_of(kept, train, wanted[train])
             if len(copies) > self._copies:
                 break
-            for kept in self._kept.get(train, ()):
-                copies += self._copies_of(kept, train, mask)
         room = max(0, int(self._copies))
         if len(copies) > room:
             self.counters["copies_refused"] += len(copies) - room
