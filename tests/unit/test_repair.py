@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -31,7 +32,7 @@ from edgevpn.proto.ip import TCP, UDP
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import DatagramLink
 from edgevpn.tun.repair_receiver import GIVE_UP, TICK
-from edgevpn.tun.repair_sender import NO_PARITY
+from edgevpn.tun.repair_sender import NO_PARITY, rows_needed
 from edgevpn.tun.session_repair import SessionRepair
 from edgevpn.tun.train import Opener, ReceiveKey, Sealer, SendKey, datagrams, seal_beside
 from tests.unit.test_virtio import frame_of, verify
@@ -44,10 +45,10 @@ Lose = Callable[[int, bytes], bool]  # the number of the datagram on its way, an
 class End:
     """One end: what it delivers, with times."""
 
-    def __init__(self, send: bytes, receive: bytes, rtt: float, room: int) -> None:
+    def __init__(self, send: bytes, receive: bytes, rtt: float, room: int, *, codes: bool = True) -> None:
         self.sealer, self.opener = Sealer(), Opener()
         self.send, self.receive = SendKey(AES_256_GCM, send, 7), ReceiveKey(AES_256_GCM, receive, 7)
-        self.repair = SessionRepair(self.receive.head, self.receive.window, room, rtt)
+        self.repair = SessionRepair(self.receive.head, self.receive.window, room, rtt, codes=codes)
         self.receive.arrivals = self.repair
         self.delivered: list[tuple[float, bytes]] = []
 
@@ -55,11 +56,13 @@ class End:
 class Link:
     """Two ends, and a way with a delay that loses what `lose` says. `queue`: seconds more, as a function of time."""
 
-    def __init__(self, lose: Lose, *, delay: float = 0.01, room: int = ROOM, seed: int = 0) -> None:
+    def __init__(self, lose: Lose, *, delay: float = 0.01, room: int = ROOM, seed: int = 0, codes: bool = True) -> None:
         self.now = 100.0
         self.delay = delay
         self.queue: Callable[[float], float] = lambda _: 0.0
-        self.one, self.two = End(THERE, BACK, 2 * delay, room), End(BACK, THERE, 2 * delay, room)
+        self.one = End(THERE, BACK, 2 * delay, room, codes=codes)
+        self.two = End(BACK, THERE, 2 * delay, room, codes=codes)
+        self.kinds: Counter[int] = Counter()  # of the control messages
         self._lose = lose
         self._events: list[tuple[float, int, End | None, bytes]] = []
         self._order = itertools.count()
@@ -95,6 +98,7 @@ class Link:
     def _control(self, end: End, message: bytes) -> None:
         assert len(message) <= ROOM
         self.control_datagrams += 1
+        self.kinds[message[1]] += 1
         self.wire(self.other(end), seal_beside(end.send, message))
 
     def run(self, seconds: float) -> None:
@@ -229,6 +233,56 @@ def test_a_run_of_losses_is_brought_back_by_interleaved_parity() -> None:
     assert sum(1 for _ in link.two.delivered) > 0.995 * len(sent)
 
 
+@pytest.mark.parametrize("codes", [True, False])
+def test_a_peer_that_knows_no_code_gets_the_xor(codes: bool) -> None:
+    link = Link(losses(0.01, 8), codes=codes)
+    bulk(link, 6.0, size=300, seed=8)
+    link.run(1.0)
+    assert (link.kinds[7] > 0, link.kinds[4] > 0) == (codes, not codes)
+    assert link.two.repair.counters["repaired_by_parity"] > 50
+    assert link.two.opener.counters["datagrams_forged"] == 0
+
+
+def test_two_lost_of_one_group_come_back_without_a_round_trip() -> None:
+    lost = {False: 0, True: 0}
+    for codes in lost:
+        link = Link(lambda number, datagram: is_data(datagram) and number % 300 in (1, 4), delay=0.04, codes=codes)
+        bulk(link, 8.0, rate=6000, size=300, seed=9)
+        link.run(1.0)
+        lost[codes] = link.two.repair.counters["repaired_by_copy"]
+    assert lost[True] < 0.2 * lost[False]
+
+
+def test_parity_takes_no_more_than_its_share_where_the_way_has_a_queue() -> None:
+    link = Link(losses(0.05, 10))
+    begin = link.now
+    link.queue = lambda now: 0.0 if now < begin + 0.5 else 0.02
+    sent = bulk(link, 1.0, rate=400, size=1000, seed=10)
+    before = link.one.repair.counters["parity_sent"]
+    sent = bulk(link, 10.0, rate=400, size=1000, seed=11)
+    assert link.one.repair.counters["parity_sent"] - before <= 0.25 * len(sent) + 64
+
+
+def test_an_overflow_before_anybody_has_told_of_a_queue_is_not_repaired() -> None:
+    link = Link(lambda number, datagram: is_data(datagram) and 300 <= number < 500 and number % 2 == 0)
+    begin = link.now
+    link.queue = lambda now: 0.0 if now < begin + 0.1 else max(0.0, 0.03 - 0.1 * max(0.0, now - begin - 0.4))
+    bulk(link, 1.5, size=300, seed=12)
+    link.run(1.0)
+    counted = link.two.repair.counters
+    assert counted["repaired_by_copy"] + counted["repaired_by_parity"] < 30
+    assert counted["left_to_the_queue"] > 60
+    assert link.one.repair.sender.plan == NO_PARITY
+
+
+@given(st.integers(1, 60), st.integers(1, 3), st.integers(1, 300))
+def test_more_members_and_more_loss_never_need_fewer_rows(members: int, most: int, per_mille: int) -> None:
+    rows = rows_needed(members, most, per_mille)
+    assert 1 <= rows <= most
+    assert rows <= rows_needed(members + 1, most, per_mille)
+    assert rows <= rows_needed(members, most, per_mille + 1)
+
+
 def test_a_small_packet_is_delivered_at_once_whatever_waits_for_repair() -> None:
     link = Link(losses(0.02, 5))
     small: dict[bytes, float] = {}
@@ -319,7 +373,7 @@ def test_a_new_session_goes_on_with_what_the_old_one_knew_of_the_way() -> None:
     assert new.repair.sender.plan == old.repair.sender.plan != NO_PARITY
 
 
-@given(st.binary(max_size=200), st.integers(3, 6))
+@given(st.binary(max_size=200), st.integers(3, 7))
 def test_any_bytes_are_a_repair_message_or_refused(data: bytes, kind: int) -> None:
     end = End(THERE, BACK, 0.02, ROOM)
     with suppress(UntrustedDataError):
@@ -342,11 +396,17 @@ _parities = st.builds(
 )
 _asks = st.dictionaries(st.integers(1, 30), st.integers(0, 2**20), min_size=1, max_size=8).map(Ask)
 _stamps = st.builds(Stamp, st.integers(0, 2**32 - 1), st.integers(0, 2**54 - 1))
+_rows = st.builds(
+    lambda parity, row, more: replace(parity, row=row, rows=min(3, row + more), lengths=0),
+    _parities,
+    st.integers(0, 2),
+    st.integers(1, 3),
+)
 _reports = st.builds(Report, *[st.integers(0, 2**32 - 1)] * 6)
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.one_of(_parities, _asks, _stamps, _reports), max_size=30), st.integers(0, 1000))
+@given(st.lists(st.one_of(_parities, _rows, _asks, _stamps, _reports), max_size=30), st.integers(0, 1000))
 def test_a_peer_that_says_anything_spoils_nothing_but_its_own(messages: list[Repair], seed: int) -> None:
     link = Link(losses(0.2, seed))
     sent = Counter(bulk(link, 0.05, size=100, seed=seed))
