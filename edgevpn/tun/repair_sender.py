@@ -173,10 +173,11 @@ class RepairSender:
 
     def inherit(self, other: RepairSender) -> None:
         """Go on as the session before."""
-        self.active_until, self._codes = other.active_until, other._codes
+        self.active_until = other.active_until
         self.loss, self.run, self._judged = other.loss, other.run, other._judged
         self._calm_at, self._since_loss, self.rtt = other._calm_at, other._since_loss, other.rtt
-        self._set(other.plan)
+        if other.plan.k:
+            self._set(self._wanted())  # the peer may know more now, or less
 
     # --- out
 
@@ -362,7 +363,7 @@ class RepairSender:
         self._calm_at, self._since_loss = now + _CALM, 0
         if not self.plan.k:
             self._trial = True
-            self._set(plan(max(self.loss, FIRST_LOSS), 1.0, codes=self._codes))
+            self._set(self._wanted())
 
     def on_report(self, report: Report, now: float) -> None:
         rtt = ((int(now * 1e6) - report.echo - report.held) & 0xFFFFFFFF) / 1e6
@@ -390,8 +391,12 @@ class RepairSender:
         elif self.plan.k:
             if lost:
                 self.run += (lost / max(1, runs) - self.run) * min(1.0, runs / 8)
-            loss = self.loss if self._judged >= _JUDGED_LEAST else max(self.loss, FIRST_LOSS)
-            self._set(plan(loss, self.run, codes=self._codes))
+            self._set(self._wanted())
+
+    def _wanted(self) -> Plan:
+        """By what is known of the way."""
+        loss = self.loss if self._judged >= _JUDGED_LEAST else max(self.loss, FIRST_LOSS)
+        return plan(loss, self.run, codes=self._codes)
 
     def _set(self, wanted: Plan) -> None:
         if wanted != self.plan:

@@ -32,7 +32,7 @@ from edgevpn.proto.ip import TCP, UDP
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import DatagramLink
 from edgevpn.tun.repair_receiver import GIVE_UP, TICK
-from edgevpn.tun.repair_sender import NO_PARITY, rows_needed
+from edgevpn.tun.repair_sender import NO_PARITY, RepairSender, rows_needed
 from edgevpn.tun.session_repair import SessionRepair
 from edgevpn.tun.train import Opener, ReceiveKey, Sealer, SendKey, datagrams, seal_beside
 from tests.unit.test_virtio import frame_of, verify
@@ -359,6 +359,14 @@ def test_repair_needs_the_wish_of_both_sides(ours: bool, theirs: int, repairs: b
     session, _ = link.add_session(agreed, 5, initiated=True, now=0.0)
     assert (session.repair is not None) == repairs
     assert (link.repairs() is not None) == repairs
+
+
+def test_a_new_session_with_a_peer_that_has_forgotten_the_code_sends_the_xor() -> None:
+    old, new = RepairSender(ROOM, 0.02, codes=True), RepairSender(ROOM, 0.02, codes=False)
+    old.on_ask(Ask({3: 1}), 1.0)
+    new.inherit(old)
+    assert (old.plan.rows, new.plan.rows) == (3, 1)
+    assert new.plan.k
 
 
 def test_a_new_session_goes_on_with_what_the_old_one_knew_of_the_way() -> None:
