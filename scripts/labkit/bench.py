@@ -440,6 +440,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help=f"of a turn ({SECONDS:g}; {LONG:g} where a round trip is 80 ms)")
     parser.add_argument("--only", nargs="+", choices=(RAW, *OURS, STREAM, WIREGUARD, *OTHERS), help="who takes part")
     parser.add_argument("--brief", action="store_true", help="of clean: one stream only")
+    parser.add_argument("--megabytes", type=int, default=1000, help="of transfers: how many in each (1000)")
     parser.add_argument("--minutes", type=float, default=1.0, help="of memory: how long (1)")
     parser.add_argument("--detail", action="store_true", help="of repair: tell what each turn met, second by second")
     parser.add_argument(
