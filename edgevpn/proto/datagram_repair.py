@@ -34,8 +34,8 @@ from typing import Final, NamedTuple, TypeAlias
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.datagram import CONTROL, MAX_PIECES, MAX_TRAIN
 
-REPAIRS: Final = 4  # the flag in the handshake (1 and 2: super-packets that the sender takes)
-CODES: Final = 8  # ... with REPAIRS: it understands CODED
+REPAIRS: Final = 4  # the flag in the handshake (1, 2 and 8: packet_stream.py and datagram.py)
+CODES: Final = 16  # ... with REPAIRS: it understands CODED
 WHOLE: Final = 0  # the mask that asks for a whole train
 ROWS: Final = 3  # of the code, at most
 MAX_RANGES: Final = 40

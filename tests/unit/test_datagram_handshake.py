@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from edgevpn.errors import UntrustedDataError
+from edgevpn.proto.datagram import SEVERAL
 from edgevpn.proto.datagram_handshake import (
     AES_256_GCM,
     ANSWER_HEAD,
@@ -20,6 +21,8 @@ from edgevpn.proto.datagram_handshake import (
     answer_untrusted,
     candidates_size_untrusted,
 )
+from edgevpn.proto.datagram_repair import CODES, REPAIRS
+from edgevpn.proto.packet_stream import TAKES_TCP, TAKES_UDP
 
 BOTH = AES_256_GCM | CHACHA20_POLY1305
 CANDIDATES = (("192.0.2.1", 4000), ("2001:db8::1", 4001))
@@ -121,3 +124,9 @@ def test_more_candidates_than_allowed_are_refused_before_they_are_read() -> None
     many[7] = MAX_CANDIDATES + 1
     with pytest.raises(UntrustedDataError, match="candidates"):
         candidates_size_untrusted(bytes(many[:ANSWER_HEAD]))
+
+
+def test_each_flag_has_a_bit_of_its_own_in_one_byte() -> None:
+    flags = [TAKES_TCP, TAKES_UDP, REPAIRS, SEVERAL, CODES]
+    assert all(flag.bit_count() == 1 for flag in flags)
+    assert sum(flags) == 0b11111

@@ -104,7 +104,7 @@ def test_datagrams_of_one_flow_travel_together_and_arrive_as_they_were(version: 
         assert sum(lab.two.engine.opener.counters.values()) == 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(
