@@ -11,6 +11,7 @@ from edgevpn.ledger.quota import Quota
 from scripts.labkit import hostile, spread, traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import EDGEVPN, Vpn, environment, new_token
+from tests.netns.marks import long
 from tests.netns.test_node import ACTORS, MakeNode, machines
 
 MakeLab = Callable[..., Lab]
@@ -213,7 +214,7 @@ def test_a_member_that_floods_keys_and_large_values_costs_bounded_memory_and_lit
     assert traffic.ping(lab.node(2), "10.1.0.1", 20, 0.05, "edgevpn0").received == 20
 
 
-@pytest.mark.parametrize("refusing", [True, False])
+@pytest.mark.parametrize("refusing", [True, pytest.param(False, marks=long)])
 def test_of_hijacks_forgeries_replays_and_dates_ahead_nothing_is_taken_in(refusing: bool) -> None:
     """The short form of scripts/measure hostile."""
     found = hostile.foul_play(2, print, refusing=refusing)

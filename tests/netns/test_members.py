@@ -11,6 +11,7 @@ from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import Vpn, new_token
 from scripts.labkit.traffic import wait_for
+from tests.netns.marks import long
 
 MakeLab = Callable[..., Lab]
 MakeNode = Callable[..., Vpn]
@@ -50,6 +51,7 @@ def test_nodes_that_share_one_neighbour_connect_directly_in_seconds(make_lab: Ma
     assert traffic.ping(others[0].node, "10.1.0.5", 10, 0.1, "edgevpn0").received == 10
 
 
+@long
 def test_a_member_that_sends_garbage_is_refused_for_a_minute_and_the_others_do_not_notice(
     make_lab: MakeLab, start: MakeNode
 ) -> None:

@@ -19,6 +19,7 @@ from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import Vpn, new_token
 from scripts.labkit.processes import children_of
 from scripts.labkit.traffic import wait_for
+from tests.netns.marks import long
 
 MakeLab = Callable[..., Lab]
 MakeNode = Callable[..., Vpn]
@@ -31,7 +32,6 @@ LEASE = 4 * 12.0  # s
 STOPPED = float(os.environ.get("STOPPED_SECONDS", "35"))  # longer than connections live without a word
 
 pytestmark = pytest.mark.timeout(180 + STOPPED)
-long = pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="it waits for a minute: LONG_TESTS=1 runs it")
 
 # Run in a ledger actor: has any machine been deleted, or lost its route, since this was first run?
 _WATCH = """
@@ -118,6 +118,7 @@ def test_a_node_whose_clock_is_wrong_for_a_while_is_back_when_it_is_right(
     assert [gone(vpn) for vpn in nodes] == ["[]"] * 3
 
 
+@long
 def test_a_machine_that_sleeps_for_8_hours_is_back_in_15_s(make_lab: MakeLab, start: MakeNode, tmp_path: Path) -> None:
     clock = LabClock(tmp_path)
     lab = make_lab(3)
