@@ -99,6 +99,11 @@ if [ -z "$uv" ]; then
     uv=$root/.venv-tools/bin/uv
 fi
 
+# As pip, git and apt do, believe whom this machine believes: uv alone brings a list of its own.
+if [ -e /etc/ssl/certs/ca-certificates.crt ]; then
+    export UV_SYSTEM_CERTS=true UV_NATIVE_TLS=true # its newer and its older name
+fi
+
 # Once synced, the lock's fingerprint is kept: nothing to do until it changes.
 stamp=.venv/edgevpn-setup
 fingerprint=$(cat uv.lock pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1)
