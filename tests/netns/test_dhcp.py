@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,21 +23,14 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[MakeNode]:
-    """Nodes with --dhcp that end with the test, each with a lease directory; their logs are shown when it fails."""
-    nodes: list[Vpn] = []
+def start(start: Callable[..., Vpn], tmp_path: Path) -> MakeNode:
+    """Nodes with --dhcp, each with a lease directory."""
 
     def make(lab: Lab, k: int, token: str, address: str = "10.1.0.1/24", *flags: str) -> Vpn:
         lease = f"--lease-dir={tmp_path}/{k}"
-        vpn = Vpn(lab.node(k), token, address, "--dht=false", "--dhcp", lease, *flags)
-        nodes.append(vpn)
-        return vpn
+        return start(lab.node(k), token, address, "--dht=false", "--dhcp", lease, *flags)
 
-    yield make
-    for vpn in nodes:
-        if vpn.log.exists():
-            print(f"--- {vpn.node.netns}\n{vpn.tail(40)}")
-        vpn.close()
+    return make
 
 
 def addresses(vpn: Vpn, count: int = 1) -> list[str]:

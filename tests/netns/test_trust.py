@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,21 +25,14 @@ GUARD = ("--peerguard", "--peergate", "--peergate-interval=4")
 
 
 @pytest.fixture
-def start() -> Iterator[MakeNode]:
-    """Nodes that end with the test; their logs are shown when it fails."""
-    nodes: list[Vpn] = []
+def start(start: Callable[..., Vpn]) -> MakeNode:
+    """Nodes that have the key `key`, or none."""
 
     def make(lab: Lab, k: int, token: str, *flags: str, key: str = "") -> Vpn:
         env = {"PEERGATE_AUTH": json.dumps({"ecdsa": {"private_key": key}})} if key else {}
-        vpn = Vpn(lab.node(k), token, f"10.1.0.{k}/24", "--dht=false", *flags, env=env)
-        nodes.append(vpn)
-        return vpn
+        return start(lab.node(k), token, f"10.1.0.{k}/24", "--dht=false", *flags, env=env)
 
-    yield make
-    for vpn in nodes:
-        if vpn.log.exists():
-            print(f"--- {vpn.node.netns}\n{vpn.tail(40)}")
-        vpn.close()
+    return make
 
 
 def machines(vpn: Vpn) -> set[str]:
