@@ -144,10 +144,7 @@ class HostActor:
                 if protocol == protocols.LEDGER and self._shell.config.ownership == "off":
                     continue  # blocks are all or nothing then: peers shall publish them
                 self._host.serve(protocol, self._inbound)
-        self._shell.gauges |= {
-            "peers": lambda: len(self._peers.items),
-            "waiting_streams": lambda: len(self._waiting),
-        }
+        self._shell.gauges |= {"peers": lambda: len(self._peers.items), "waiting_streams": lambda: len(self._waiting)}
         self._shell.queues["inbound streams"] = self._inbound_state
         self._shell.queues["sending"] = self._host.queue_state
         self._shell.namespace["host"] = self._host
@@ -189,14 +186,11 @@ class HostActor:
         self._self.put("host", HostSelf(self._host.peer_id, list(self._host.listen_addrs())))
 
     async def follow_links(self) -> None:
-        """When this machine's addresses change: tell, end what is stranded, and come back to who was at its end."""
+        """When this machine's addresses change: tell, and end what is stranded; `care` comes back to who was there."""
         async for _ in changes(SETTLE):
             self._publish_self()
-            before = {peer_id: list(self._host.dialable(peer_id))[:8] for peer_id in self._host.peers()}
             await self._host.drop_stranded()
-            await trio.sleep(SETTLE)
-            for peer_id in before.keys() - self._host.peers().keys():
-                self._nursery.start_soon(self._dial_again, peer_id, before[peer_id])
+            self.care.hurry()
 
     def _save_book(self) -> None:
         """Dialable addresses of the peers that are connected now."""
@@ -214,16 +208,16 @@ class HostActor:
         except (OSError, ValueError, AttributeError, TypeError):
             return
 
+        async def dial(peer_id: str, addrs: Sequence[str]) -> None:
+            for delay in (0.0, 0.5, 2.0):
+                await trio.sleep(delay)
+                with suppress(EdgevpnError):
+                    await self._host.connect(peer_id, addrs, timeout=5, source="before")
+                    return
+
         async with trio.open_nursery() as nursery:
             for peer_id, addrs in known[:MAX_REDIAL]:
-                nursery.start_soon(self._dial_again, peer_id, addrs)
-
-    async def _dial_again(self, peer_id: str, addrs: Sequence[str]) -> None:
-        for delay in (0.0, 0.5, 2.0):
-            await trio.sleep(delay)
-            with suppress(EdgevpnError):
-                await self._host.connect(peer_id, addrs, timeout=5, source="before")
-                return
+                nursery.start_soon(dial, peer_id, addrs)
 
     # --- requests
 

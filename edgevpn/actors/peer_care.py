@@ -77,6 +77,10 @@ class PeerCare:
     def clock_jumped(self, _: Jump) -> None:
         """The machine slept, perhaps: who is still connected, and who can be had again?"""
         self._host.check_connections()
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Something changed: whoever is missed may be in reach again."""
         self._redial.hurry(trio.current_time())
         self._redial_changed.set()
 
