@@ -19,7 +19,7 @@ HALF_LIFE: Final = 60.0  # s
 FIRST: Final = 60.0  # s
 LONGEST: Final = 3600.0  # s
 FORGOTTEN: Final = 3600.0  # s
-MOST: Final = 1024  # peers; whose last offence is longest ago goes first
+MOST: Final = 1024  # peers; whose last offence is longest ago goes first, and may come back
 
 # Points for an offence, by its name in actors' messages.
 POINTS: Final = {
@@ -43,6 +43,7 @@ class Conduct:
 
     def __init__(self) -> None:
         self._records: OrderedDict[str, _Record] = OrderedDict()
+        self._forgotten: list[str] = []  # that were refused, and had to make room
 
     def __len__(self) -> int:
         return len(self._records)
@@ -55,7 +56,9 @@ class Conduct:
         record = self._records.pop(peer, None) or _Record(at=now)
         self._records[peer] = record
         if len(self._records) > MOST:
-            self._records.popitem(last=False)
+            oldest, its = self._records.popitem(last=False)
+            if its.refused_until:
+                self._forgotten.append(oldest)
         record.points = self._left(record, now) + points
         record.at = now
         if record.points < LIMIT or record.refused_until > now:
@@ -72,7 +75,7 @@ class Conduct:
 
     def expire(self, now: float) -> list[str]:
         """Forget who has behaved; who may come back."""
-        back = []
+        back, self._forgotten = [one for one in self._forgotten if one not in self._records], []
         for peer, record in list(self._records.items()):
             if 0.0 < record.refused_until <= now:
                 record.refused_until = 0.0

@@ -56,3 +56,14 @@ def test_the_records_are_bounded_and_unknown_offences_count_for_nothing():
         conduct.note(str(number), "flood", 0.0)
     assert len(conduct) == MOST
     assert [conduct.note("A", "looks odd", 0.0) for _ in range(100)] == [None] * 100
+
+
+def test_who_had_to_make_room_may_come_back_so_that_nobody_is_refused_for_ever() -> None:
+    conduct = Conduct()
+    for number in range(2 * MOST):
+        for _ in range(2):
+            conduct.note(f"peer {number}", "malformed", 0.0)
+    assert len(conduct) == MOST
+    assert set(conduct.expire(1.0)) == {f"peer {number}" for number in range(MOST)}
+    assert conduct.expire(2.0) == []
+    assert len(conduct.expire(FIRST + 1)) == MOST
