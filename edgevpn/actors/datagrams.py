@@ -42,6 +42,7 @@ from edgevpn.proto.protocols import DATAGRAM
 from edgevpn.tun.datagram_engine import DatagramEngine
 from edgevpn.tun.packet_thread import PacketThread
 from edgevpn.tun.router import Router
+from edgevpn.tunnels.relay import read_exactly
 
 TIMEOUT = 5.0
 SETTLE = 0.05  # seconds after a change of this machine's addresses
@@ -301,17 +302,5 @@ class Datagrams:
 
 async def _read_message_untrusted(stream: trio.abc.ReceiveStream, head: int) -> bytes:
     """An offer or an answer. Raises UntrustedDataError, or trio.BrokenResourceError when nothing came."""
-    data = await _read_exactly_untrusted(stream, head)
-    return data + await _read_exactly_untrusted(stream, candidates_size_untrusted(data))
-
-
-async def _read_exactly_untrusted(stream: trio.abc.ReceiveStream, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        more = await stream.receive_some(size - len(data))
-        if not more and not data:
-            raise trio.BrokenResourceError("the other side ended it")
-        if not more:
-            raise UntrustedDataError("a datagram handshake is cut short")
-        data += more
-    return data
+    data = await read_exactly(stream, head, may_end=True)
+    return data + await read_exactly(stream, candidates_size_untrusted(data))

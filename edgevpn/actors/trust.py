@@ -46,6 +46,7 @@ from edgevpn.proto.messages import (
 )
 from edgevpn.proto.protocols import TRUST
 from edgevpn.proto.values import TRUSTZONE, TRUSTZONE_AUTH, TRUSTZONE_VALUE
+from edgevpn.tunnels.relay import read_exactly
 
 TIMEOUT = 5.0  # of a challenge
 FIRST_WORD = 1.0  # seconds after the start until the first message for Go nodes, and between the first few
@@ -275,7 +276,7 @@ class TrustActor:
         try:
             with trio.move_on_after(TIMEOUT):
                 async with inbound.stream as stream:
-                    challenge = await _read_exactly_untrusted(stream, trust_challenge.CHALLENGE_SIZE)
+                    challenge = await read_exactly(stream, trust_challenge.CHALLENGE_SIZE, may_end=True)
                     answer = await trio.to_thread.run_sync(
                         trust_challenge.answer_untrusted,
                         challenge,
@@ -294,17 +295,5 @@ class TrustActor:
 
 
 async def _read_answer_untrusted(stream: trio.abc.ReceiveStream) -> bytes:
-    head = await _read_exactly_untrusted(stream, trust_challenge.ANSWER_HEAD.size)
-    return head + await _read_exactly_untrusted(stream, trust_challenge.answer_size_untrusted(head))
-
-
-async def _read_exactly_untrusted(stream: trio.abc.ReceiveStream, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        more = await stream.receive_some(size - len(data))
-        if not more and not data:
-            raise trio.BrokenResourceError("the other side ended it")
-        if not more:
-            raise UntrustedDataError("a trust message is cut short")
-        data += more
-    return data
+    head = await read_exactly(stream, trust_challenge.ANSWER_HEAD.size, may_end=True)
+    return head + await read_exactly(stream, trust_challenge.answer_size_untrusted(head))

@@ -93,11 +93,16 @@ def reset_on_close(tcp: trio.SocketStream) -> None:
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
 
 
-async def read_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
-    """`count` bytes. Raises UntrustedDataError at an end before, trio.BrokenResourceError."""
+async def read_exactly(stream: trio.abc.ReceiveStream, count: int, *, may_end: bool = False) -> bytes:
+    """`count` bytes. Raises UntrustedDataError at an end before, trio.BrokenResourceError.
+
+    `may_end`: an end before the first byte is the peer's good right, and trio.BrokenResourceError.
+    """
     data = b""
     while len(data) < count:
         more = await stream.receive_some(count - len(data))
+        if not more and not data and may_end:
+            raise trio.BrokenResourceError("the other side ended it")
         if not more:
             raise UntrustedDataError(f"the stream ended after {len(data)} of {count} bytes")
         data += bytes(more)
