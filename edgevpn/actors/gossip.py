@@ -111,6 +111,7 @@ class GossipActor:
         self._public: dict[str, str] = {}  # topic to the public one beside it, with --peerguard
         self._also: dict[str, str] = {}  # of those the ones that we are on
         self._joined: set[str] = set()
+        self._ours: set[str] = set()  # topics whose messages are the ledger's: those, and the ones left last
         self._members = shell.mailbox.state("members")
         self._messages = shell.mailbox.feed("messages", Feed(size=QUEUE, retain=RETAIN))
         self._words = shell.mailbox.feed("public", Feed(size=QUEUE, retain=RETAIN))
@@ -141,11 +142,12 @@ class GossipActor:
             now = schedule(windows, time.time())
             if self._trust.used:
                 self._public = public_topics(self._windows)
+            self._ours = self._joined | now.join
             for topic in sorted(now.join - self._joined):
                 await self._gossip.join(topic)
                 if topic in self._public:
-                    await self._gossip.join(self._public[topic])
                     self._also[topic] = self._public[topic]
+                    await self._gossip.join(self._also[topic])
             rotated = self._publish_topic is not None and now.publish != self._publish_topic
             self._publish_topic = now.publish
             for topic in sorted(self._joined - now.join):
@@ -162,9 +164,14 @@ class GossipActor:
 
     async def receive(self) -> None:
         async for message in self._gossip:
-            public = message.topic in self._also.values()
-            self._shell.count("words_received" if public else "messages_received")
-            feed = self._words if public else self._messages
+            if message.topic in self._also.values():
+                count, feed = "words_received", self._words
+            elif message.topic in self._ours:
+                count, feed = "messages_received", self._messages
+            else:  # of a public topic that was just left, say: the ledger would take it for a spoiled block
+                self._shell.count("messages_of_other_topics")
+                continue
+            self._shell.count(count)
             feed.put(GossipReceived(message.from_peer, message.data, message.author))
 
     async def follow_members(self) -> None:

@@ -158,6 +158,9 @@ await gossip.publish({topic!r}, bytes.fromhex({data!r}))
     assert set(one.json("ledger", "trustzone")) >= {me}
     assert me not in trusted(strict)  # type: ignore[operator]
     assert is_cut(go, "10.1.0.2")
+    # Words are no blocks: whoever says them is not taken for a peer that spoils blocks.
+    assert counter(go, "gossip", "messages_of_other_topics") > 0
+    assert counter(go, "ledger", "blocks_refused") == 0
 
 
 def test_one_of_the_nodes_that_clean_up_takes_out_of_the_zone_who_left(make_lab: MakeLab, start: MakeNode) -> None:
