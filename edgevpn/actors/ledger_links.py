@@ -227,14 +227,14 @@ class LedgerLinks:
     async def _hear_on(self, peer: str, stream: trio.abc.ReceiveStream) -> None:
         """Raises UntrustedDataError: the stream ends with what is wrong on it."""
         reader = _Reader(stream)
-        if await reader.exactly_untrusted(len(HELLO)) != HELLO:
+        if await reader.exactly(len(HELLO)) != HELLO:
             raise UntrustedDataError("a ledger stream begins with another greeting")
         strange = 0
         while not self.is_stranger(peer):
-            (size,) = LENGTH.unpack(await reader.exactly_untrusted(LENGTH.size))
+            (size,) = LENGTH.unpack(await reader.exactly(LENGTH.size))
             if size > MAX_FRAME:
                 raise UntrustedDataError(f"a ledger frame of {size} bytes is over the limit of {MAX_FRAME}")
-            data = await reader.exactly_untrusted(size)
+            data = await reader.exactly(size)
             try:
                 opened = await self._sealer.call(OpenFrame(data, additional_data(peer, self._me)), Opened)
             except ActorUnavailableError:
@@ -265,14 +265,12 @@ class _Reader:
         self._stream = stream
         self._data = bytearray()
 
-    async def exactly_untrusted(self, size: int) -> bytes:
-        """Raises trio.BrokenResourceError at a clean end, UntrustedDataError at one inside."""
+    async def exactly(self, size: int) -> bytes:
+        """Raises trio.BrokenResourceError at the end, inside a frame, too: whoever wrote it may have died."""
         while len(self._data) < size:
             more = await self._stream.receive_some(_READ)
-            if not more and not self._data:
-                raise trio.BrokenResourceError("the other side ended it")
             if not more:
-                raise UntrustedDataError("a ledger frame is cut short")
+                raise trio.BrokenResourceError("the other side ended it")
             self._data += more
         found = bytes(self._data[:size])
         del self._data[:size]
