@@ -96,7 +96,8 @@ class TunActor:
         engine = self.datagrams.engine if self.datagrams else None
         self.pump = Pump(descriptor, self._paths, self._send_on_new_path, takes_udp=takes_udp, engine=engine)
         if engine is not None:
-            engine.on_small = self.pump.on_readable
+            engine.on_small = self.pump.on_answer
+            engine.write = self.pump.write_frame  # without a step between
         self._routes: dict[str, Body] = {}
         self._own: Sequence[str] = () if shell.config.dhcp else shell.config.addresses
         self.trust = TrustLink(shell)

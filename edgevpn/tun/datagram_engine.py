@@ -27,6 +27,7 @@ from edgevpn.proto.too_big import fragment, too_big_answer
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
 from edgevpn.tun.fit import MAX_SYN, Fit, clamp_mss, fit, udp_ends
+from edgevpn.tun.lone import receive_lone
 from edgevpn.tun.session_repair import TICK as REPAIR_TICK
 from edgevpn.tun.train import MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
 from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT
@@ -74,18 +75,18 @@ class DatagramEngine:
 
         `repairs`: whether lost datagrams are repaired with peers that do it, too.
         """
-        self._sockets = sockets
+        self.sockets = sockets
         self._own_ports = {sock.getsockname()[1] for sock in sockets.values()}
-        self._write = write
+        self.write = write
         self._mtu = mtu
         self._wake = wake
         self._repairs = repairs
         self._awake: dict[int, tuple[DatagramLink, Session]] = {}  # sessions whose repair wants to be ticked
-        self._heard: dict[int, tuple[DatagramLink, Session]] = {}  # sessions with repair, of this turn
+        self.heard: dict[int, tuple[DatagramLink, Session]] = {}  # sessions with repair, of this turn
         self._next_repair = 0.0
         self._segment_size: dict[int, Sequence[tuple[int, int, bytes]]] = {}
-        self._sessions: dict[int, tuple[DatagramLink, Session]] = {}
-        self._keys: dict[int, ReceiveKey] = {}
+        self.sessions: dict[int, tuple[DatagramLink, Session]] = {}
+        self.keys: dict[int, ReceiveKey] = {}
         self.on_small: Callable[[], None] = lambda: None  # called after a small packet: it may be answered already
         self._may_be_answered = False
         self.sealer = Sealer()
@@ -104,7 +105,7 @@ class DatagramEngine:
         # the run of small frames that is being collected: for whom, from where, size of each
         self._run_link: DatagramLink | None = None
         self._run_session: Session | None = None
-        self._run_begin = self._run_end = self._run_length = self._run_count = 0
+        self._run_begin = self._run_end = self._run_length = self.run_count = 0
         self._from: Address = ("", 0)
         self._gathering = False
         self._lately = self._sent_lately = 0
@@ -133,7 +134,7 @@ class DatagramEngine:
         """A session number that is free."""
         while True:
             number = secrets.randbits(32)
-            if number and number not in self._sessions:
+            if number and number not in self.sessions:
                 return number
 
     def add_session(self, peer: str, agreed: Agreed, number: int, *, initiated: bool) -> None:
@@ -146,14 +147,14 @@ class DatagramEngine:
 
     def _sync(self, link: DatagramLink) -> None:
         """Make the tables agree with a link's sessions."""
-        for number, (owner, session) in list(self._sessions.items()):
+        for number, (owner, session) in list(self.sessions.items()):
             if owner is link and (session not in link.sessions or self.links.get(link.peer) is not link):
-                del self._sessions[number], self._keys[number]
+                del self.sessions[number], self.keys[number]
                 self._awake.pop(number, None)
         if self.links.get(link.peer) is link:
             for session in link.sessions:
-                self._sessions[session.number] = link, session
-                self._keys[session.number] = session.receive
+                self.sessions[session.number] = link, session
+                self.keys[session.number] = session.receive
 
     def tick(self) -> float:
         """Send the probes that are due; seconds until the next tick."""
@@ -212,9 +213,7 @@ class DatagramEngine:
         if session is None or address is None:
             return False
         now = time.monotonic()
-        if now - link.last_sent > ACTIVE - 2 * TICK:
-            self._wake()
-        link.last_sent = now
+        self._note_use(link, now)
         sealer = self.sealer
         if link.narrow:
             if not link.mtu:
@@ -234,11 +233,24 @@ class DatagramEngine:
             except UntrustedDataError:
                 link.stats.dropped += 1
                 return True
+        self._note_size(link, size)
+        return True
+
+    def note_sent(self, link: DatagramLink, size: int, now: float) -> None:
+        """A frame of `size` bytes went to a live link."""
+        self._note_use(link, now)
+        self._note_size(link, size)
+
+    def _note_use(self, link: DatagramLink, now: float) -> None:
+        if now - link.last_sent > ACTIVE - 2 * TICK:
+            self._wake()
+        link.last_sent = now
+
+    def _note_size(self, link: DatagramLink, size: int) -> None:
         stats = link.stats
         stats.sent_packets += 1
         stats.sent_bytes += size
         self._sent_lately += size
-        return True
 
     def _send_unfit(self, link: DatagramLink, session: Session, size: int, outcome: Fit, now: float) -> bool:
         """A frame that the way does not carry whole."""
@@ -255,15 +267,14 @@ class DatagramEngine:
                 for piece in fragment(packet, link.mtu):
                     self._add_small(link, session, PLAIN + piece)
             self.counters["packets_fragmented"] += len(packets)
-            stats.sent_packets += 1
-            stats.sent_bytes += size
+            self._note_size(link, size)
             return True
         stats.dropped += 1
         self._answers = min(_ANSWERS_AT_ONCE, self._answers + (now - self._answered_at) * _ANSWERS_A_SECOND)
         self._answered_at = now
         if self._answers >= 1 and link.told_mtu:
             answer = too_big_answer(packets[0], link.mtu)
-            if answer is not None and self._write(link.peer, memoryview(PLAIN + answer)):
+            if answer is not None and self.write(link.peer, memoryview(PLAIN + answer)):
                 self._answers -= 1
                 self.counters["too_big_answered"] += 1
         return True
@@ -278,11 +289,11 @@ class DatagramEngine:
         except UntrustedDataError:
             return False
         for view, length in sends:
-            self._send(view, length, address)
+            self.send_datagrams(view, length, address)
         if session.repair is not None:
             first = 0
             for view, length in sends:
-                self._sent(link, session, session.send.train - 1, first, length, view, now, each=False)
+                self.note_for_repair(link, session, session.send.train - 1, first, length, view, now, each=False)
                 first += len(view) // length
         return True
 
@@ -296,13 +307,13 @@ class DatagramEngine:
         if (
             session is not self._run_session
             or length > self._run_length
-            or self._run_count >= MAX_SEGMENTS
+            or self.run_count >= MAX_SEGMENTS
             or self._run_end + length > MAX_SEND
         ):
             self.flush()
             self._run_link, self._run_session, self._run_length = link, session, length
         self._run_end = self.sealer.seal_small(session.send, frame, self._run_end)
-        self._run_count += 1
+        self.run_count += 1
         if length < self._run_length:
             self.flush()
 
@@ -311,16 +322,16 @@ class DatagramEngine:
         link, session, end = self._run_link, self._run_session, self._run_end
         if link is not None and session is not None and end and link.address is not None:
             view, length = self.sealer.small[:end], self._run_length
-            self._send(view, length, link.address)
+            self.send_datagrams(view, length, link.address)
             if session.repair is not None:
-                train = session.send.train - self._run_count
-                self._sent(link, session, train, 0, length, view, link.last_sent, each=True)
+                train = session.send.train - self.run_count
+                self.note_for_repair(link, session, train, 0, length, view, link.last_sent, each=True)
         self._run_link = self._run_session = None
-        self._run_end = self._run_count = self._run_length = 0
+        self._run_end = self.run_count = self._run_length = 0
 
-    def _send(self, view: memoryview | bytes, length: int, address: Address) -> None:
+    def send_datagrams(self, view: memoryview | bytes, length: int, address: Address) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        sock = self._sockets.get(family)
+        sock = self.sockets.get(family)
         if sock is None:
             self.counters["datagrams_not_sent"] += 1
             return
@@ -364,7 +375,7 @@ class DatagramEngine:
 
     # --- repair
 
-    def _sent(
+    def note_for_repair(
         self,
         link: DatagramLink,
         session: Session,
@@ -396,10 +407,10 @@ class DatagramEngine:
         for message in messages:
             datagram = seal_beside(session.send, message)
             if run and (len(datagram) != len(run[0]) or (len(run) + 1) * len(datagram) > MAX_SEND):
-                self._send(b"".join(run), len(run[0]), link.address)
+                self.send_datagrams(b"".join(run), len(run[0]), link.address)
                 run = []
             run.append(datagram)
-        self._send(b"".join(run), len(run[0]), link.address)
+        self.send_datagrams(b"".join(run), len(run[0]), link.address)
 
     def _rouse(self, link: DatagramLink, session: Session, now: float) -> None:
         """See to it that the session's repair is ticked."""
@@ -441,22 +452,26 @@ class DatagramEngine:
         self._rouse(link, session, self._now)
 
     def _send_bytes(self, datagram: bytes, address: Address) -> None:
-        self._send(datagram, len(datagram), address)
+        self.send_datagrams(datagram, len(datagram), address)
 
     # --- in
 
     def on_readable(self, family: int) -> None:
         """Take in what a socket has. Called by the packet thread, again while there is more."""
-        sock = self._sockets[family]
+        sock = self.sockets[family]
         opener = self.opener
         views = self._into
         taken = count = 0
-        self._gather()
+        if self._gathering:  # datagrams come one by one and often: many are cheaper than each by itself
+            time.sleep(GATHER)
         while taken < _BYTES_A_TURN and count < _RECEIVES_A_TURN:
             try:
                 size, ancillary, _, source = sock.recvmsg_into(views, 32)
             except OSError:
                 break  # BlockingIOError: nothing more; others tell of an earlier send
+            if not count and size < _SMALL and not ancillary and receive_lone(self, size, source):
+                count, taken = 1, size
+                continue
             length = size
             for level, kind, data in ancillary:
                 if level == socket.IPPROTO_UDP and kind == UDP_GRO:
@@ -466,19 +481,23 @@ class DatagramEngine:
             self._from = source[0], source[1]
             self._now = opener.now = time.monotonic()
             self._may_be_answered = count == 1 and size < _SMALL
-            opener.open_untrusted(size, max(length, 1), self._keys, self._on_frame, self._on_control, more=True)
+            opener.open_untrusted(size, max(length, 1), self.keys, self._on_frame, self._on_control, more=True)
         opener.end_turn()
-        if self._heard:  # most gaps were filled in the same turn
-            for link, session in self._heard.values():
+        if self.heard:  # most gaps were filled in the same turn
+            for link, session in self.heard.values():
                 if session.repair is not None and session.repair.receiver.holes:
                     self._rouse(link, session, self._now)
-            self._heard.clear()
+            self.heard.clear()
         self._count(count, taken)
 
-    def _gather(self) -> None:
-        """Wait a little when datagrams come one by one and often: many are cheaper than each by itself."""
-        if self._gathering:
-            time.sleep(GATHER)
+    def take_opened(
+        self, key: ReceiveKey, train: int, index: int, sealed: memoryview, piece: bytes, source: Address, now: float
+    ) -> None:
+        """A datagram that came first in its turn, and was opened: `piece`."""
+        self._from = source[0], source[1]
+        self._now = self.opener.now = now
+        self._may_be_answered = False
+        self.opener.take_opened(key, train, index, sealed, piece, self._on_frame, self._on_control)
 
     def _count(self, count: int, taken: int) -> None:
         now = self._now
@@ -491,14 +510,14 @@ class DatagramEngine:
             self._lately_since = now
 
     def _on_frame(self, key: ReceiveKey, frame: memoryview) -> None:
-        owner = self._sessions.get(key.session)
+        owner = self.sessions.get(key.session)
         if owner is None:
             return  # it went in this turn, after the pieces had come
         link, session = owner
         if link.narrow and len(frame) <= MAX_SYN and link.told_mtu:
             frame = memoryview(bytearray(frame))
             clamp_mss(frame, len(frame), link.mtu)
-        if self._write(link.peer, frame):
+        if self.write(link.peer, frame):
             stats = link.stats
             stats.received_packets += 1
             stats.received_bytes += len(frame)
@@ -506,13 +525,13 @@ class DatagramEngine:
             self._show(link)
             self._wake()
         if session.repair is not None:
-            self._heard[session.number] = owner
+            self.heard[session.number] = owner
         if self._may_be_answered:
             self._may_be_answered = False
             self.on_small()
 
     def _on_control(self, key: ReceiveKey, data: bytes) -> None:
-        link, session = self._sessions[key.session]
+        link, session = self.sessions[key.session]
         news = link.on_received(session, self._from, self._now)
         try:
             if is_repair(data):

@@ -81,19 +81,19 @@ class PacketThread:
                 os.eventfd_write(self._stop, 1)
 
     def _loop(self) -> None:
-        poll, handlers, timers = self._epoll.poll, self._handlers, self._timers
+        poll, handlers, timers, running = self._epoll.poll, self._handlers, self._timers, self._running
+        pause: float | None = 0.0
         while True:
-            pause: float | None = None
-            with self._running:
+            events = poll(pause)  # rounded up to milliseconds
+            with running:
+                for descriptor, _ in events:
+                    handler = handlers.get(descriptor)
+                    if handler is not None:
+                        handler()
+                    elif descriptor == self._stop:
+                        return
+                pause = None
                 for timer in timers:
                     wish = timer()
                     if wish is not None:
                         pause = wish if pause is None else min(pause, wish)
-            events = poll(pause)  # rounded up to milliseconds
-            with self._running:
-                for descriptor, _ in events:
-                    if descriptor == self._stop:
-                        return
-                    handler = handlers.get(descriptor)
-                    if handler is not None:
-                        handler()

@@ -19,6 +19,7 @@ from edgevpn.proto.packet_stream import MAX_FRAME, TAKES_UDP, VIRTIO_HEADER
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_engine import DatagramEngine
 from edgevpn.tun.fair_queue import FairQueue, flow_of
+from edgevpn.tun.lone import APART, send_lone
 from edgevpn.tun.path import Path
 from edgevpn.tun.router import Router
 from edgevpn.tun.udp_run import UdpRun
@@ -57,6 +58,7 @@ class Pump:
         self.queue = FairQueue()
         self._spare: list[bytearray] = []
         self._batches: dict[str, list[bytes]] = {}  # for streams, of this turn
+        self._turn_at = 0.0
         self.router = Router({})
         self.counters = {
             "read_packets": 0,
@@ -71,8 +73,49 @@ class Pump:
     # --- out
 
     def on_readable(self) -> None:
-        """Take in a batch from the device. Called by the packet thread, again while there is more."""
-        self._read()
+        """Take in what the device has. Called by the packet thread, again while there is more."""
+        now = time.monotonic()
+        before, self._turn_at = self._turn_at, now
+        if now - before < APART or self._engine is None or self.queue.count:
+            self._take_in(0)
+        else:
+            length = self._read_lone(self._engine, now)
+            if length:
+                self._take_in(length)
+
+    def on_answer(self) -> None:
+        """Take in what is likely to be one packet: something was written that it may be the answer to."""
+        if self._engine is None or self.queue.count:
+            self._take_in(0)
+            return
+        length = self._read_lone(self._engine, time.monotonic())
+        if length:
+            self._take_in(length)
+
+    def _read_lone(self, engine: DatagramEngine, now: float) -> int:
+        """Read a frame and send it the short way. If that can't be: its length, and it is in the buffer."""
+        try:
+            length = os.readv(self._descriptor, self._into)
+        except BlockingIOError:
+            return 0
+        frame = self._buffer
+        if length > _LARGE or frame[1] or length < VIRTIO_HEADER + IPV4_HEADER:
+            return length
+        if frame[VIRTIO_HEADER] >> 4 == 4:
+            peer = self.router.machines.get(bytes(frame[26:30]))
+        elif length < VIRTIO_HEADER + IPV6_HEADER:
+            return length
+        else:
+            peer = self.router.machines.get(bytes(frame[34:50]))
+        link = engine.live.get(peer) if peer is not None else None
+        if link is None or not send_lone(engine, link, length, now):
+            return length
+        self.counters["read_packets"] += 1
+        return 0
+
+    def _take_in(self, length: int) -> None:
+        """A batch from the device, of which the first `length` bytes, if any, were read."""
+        self._read(length)
         self._serve()
         if self._engine is not None:
             self._engine.flush()
@@ -91,15 +134,15 @@ class Pump:
         """Go on with what waits. Called by the packet thread each turn."""
         if not self.queue.count:
             return None
-        self.on_readable()
+        self._take_in(0)
         return 0.0 if self.queue.count else None
 
-    def _read(self) -> None:
-        """What the device has now: send it, or have it wait.
+    def _read(self, odd: int) -> None:
+        """What the device has now: send it, or have it wait. `odd`: bytes of a frame that is in the buffer.
 
         The first large frame stays where it was read, and is sent when all that came with it is in the queue.
         """
-        held = size = count = odd = 0
+        held = size = count = 0
         descriptor, into, queue, readv = self._descriptor, self._into, self.queue, os.readv
         try:
             while size < BATCH_BYTES and count < BATCH_PACKETS:
@@ -245,7 +288,8 @@ class Pump:
         except UntrustedDataError:
             counters["refused_malformed"] += 1
             return False
-        if not self.router.allows(peer, source):
+        router = self.router
+        if router.machines.get(source) != peer and not router.allows(peer, source):
             counters["refused_source"] += 1
             return False
         try:

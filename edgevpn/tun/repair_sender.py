@@ -209,6 +209,16 @@ class RepairSender:
         self._to_stamp = True
         return self._add_parity(kept, count, now) if self.plan.k else self._stamp_if_due(now)
 
+    def on_lone(self, train: int, view: memoryview, now: float) -> bool:
+        """A datagram went out after a pause, a train of its own. False: nothing was done, `on_sent` is to be told."""
+        size = len(view)
+        if now < self.active_until or self._kept_bytes > KEPT_BYTES:
+            return False
+        self._newest = train
+        self._kept.append(_Kept(train, train, 0, size, bytes(view), now, True))
+        self._kept_bytes += size
+        return True
+
     def _evict(self, now: float) -> None:
         self._evict_at = now + _EVICT_EACH
         oldest = now - 2 * self.rtt - KEPT_MORE

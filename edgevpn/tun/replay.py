@@ -15,17 +15,17 @@ WIDE: Final = 16384
 class ReplayWindow:
     """Trains are numbered from 1; `mask` has a bit for each index of a train."""
 
-    __slots__ = ("_masks", "_newest", "_size", "_trains")
+    __slots__ = ("_masks", "_size", "_trains", "newest")
 
     def __init__(self) -> None:
         self._size = TRAINS
         self._trains = [0] * TRAINS
         self._masks = [0] * TRAINS
-        self._newest = 0
+        self.newest = 0
 
     def is_fresh(self, train: int, mask: int) -> bool:
         """Whether none of these has come. Ask before opening; `mark` after."""
-        if train + self._size <= self._newest or not train:
+        if train + self._size <= self.newest or not train:
             return False
         place = train & self._size - 1
         return self._trains[place] != train or not self._masks[place] & mask
@@ -38,7 +38,7 @@ class ReplayWindow:
         else:
             self._trains[place] = train
             self._masks[place] = mask
-            self._newest = max(self._newest, train)
+            self.newest = max(self.newest, train)
 
     def widen(self, size: int) -> None:
         """Make the window reach `size` trains, a power of two, from now on. What it refused stays refused."""
@@ -49,6 +49,6 @@ class ReplayWindow:
             if train:
                 trains[train & size - 1], masks[train & size - 1] = train, mask
         # What lies further back than the old window has come or not: nobody knows, so it counts as come.
-        for train in range(max(1, self._newest + 1 - size), max(1, self._newest + 1 - self._size)):
+        for train in range(max(1, self.newest + 1 - size), max(1, self.newest + 1 - self._size)):
             trains[train & size - 1], masks[train & size - 1] = train, -1
         self._trains, self._masks, self._size = trains, masks, size

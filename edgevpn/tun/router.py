@@ -16,12 +16,12 @@ class Router:
 
     def __init__(self, routes: Mapping[str, str], own: Iterable[str] = (), gateway: str = "") -> None:
         """`routes`: address or CIDR to peer ID. `own`: our interface's CIDRs. `gateway`: a VPN address, or ""."""
-        self._machines: dict[bytes, str] = {}
+        self.machines: dict[bytes, str] = {}  # packed address -> peer; to look in first
         by_length: dict[tuple[int, int], dict[int, str]] = {}
         for text, peer in routes.items():
             network = ipaddress.ip_network(text, strict=False)
             if network.prefixlen == network.max_prefixlen:
-                self._machines[network.network_address.packed] = peer
+                self.machines[network.network_address.packed] = peer
             else:
                 width = network.max_prefixlen
                 key = int(network.network_address) >> (width - network.prefixlen)
@@ -36,18 +36,18 @@ class Router:
 
     def is_machine(self, destination: bytes) -> bool:
         """Whether this packed address is a machine's own: no network's, and nothing that the gateway gets."""
-        return destination in self._machines
+        return destination in self.machines
 
     def lookup(self, destination: bytes) -> str | None:
         """The peer for a packed destination address, or None."""
-        peer = self._machines.get(destination)
+        peer = self.machines.get(destination)
         if peer is not None or destination in self._never or _is_multicast(destination):
             return peer
         return self._by_prefix(destination) or self._gateway
 
     def allows(self, peer: str, source: bytes) -> bool:
         """Whether `peer` may send packets from this packed source address."""
-        owner = self._machines.get(source)
+        owner = self.machines.get(source)
         if owner is not None:
             return owner == peer
         if source in self.own:
@@ -57,7 +57,7 @@ class Router:
 
     def knows(self, peer: str) -> bool:
         """Whether any route leads to `peer`."""
-        return peer in self._machines.values() or any(peer in table.values() for _, table in self._networks)
+        return peer in self.machines.values() or any(peer in table.values() for _, table in self._networks)
 
     def _by_prefix(self, address: bytes) -> str | None:
         width = len(address) * 8

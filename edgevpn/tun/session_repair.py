@@ -35,6 +35,7 @@ class SessionRepair:
         self._window = window
         self.on_run = self.receiver.on_run
         self.on_sent = self.sender.on_sent
+        self.on_lone = self.sender.on_lone
 
     def keep(self, train: int, first: int, length: int, data: bytes, now: float) -> None:
         """What came, as it came; asked for while `keeping`."""

@@ -157,7 +157,7 @@ class Sealer:
         self.buffer = bytearray(MAX_FRAME + 64)
         self.frame = memoryview(self.buffer)  # read frames into this
         self._tables: dict[tuple[int, int], _SealTable] = {}
-        self._small = memoryview(bytearray(_SMALL_ROOM))
+        self.small = memoryview(bytearray(_SMALL_ROOM))
 
     def is_train(self) -> bool:
         return self.buffer[1] != 0
@@ -205,15 +205,11 @@ class Sealer:
 
     def seal_small(self, key: SendKey, plaintext: memoryview | bytes, at: int) -> int:
         """Seal one frame that is no train into `small` at `at`; where it ends. There must be room (`room_at`)."""
-        _HEAD.pack_into(self._small, at, key.session, key.train << INDEX_BITS)
+        _HEAD.pack_into(self.small, at, key.session, key.train << INDEX_BITS)
         key.train += 1
         end = at + OVERHEAD + len(plaintext)
-        key.encrypt_into(self._small[at : at + HEAD], plaintext, None, self._small[at + HEAD : end])
+        key.encrypt_into(self.small[at : at + HEAD], plaintext, None, self.small[at + HEAD : end])
         return end
-
-    @property
-    def small(self) -> memoryview:
-        return self._small
 
 
 class _OpenTable(NamedTuple):
@@ -398,13 +394,39 @@ class Opener:
         run: _Run,
         control: Callable[[ReceiveKey, bytes], None],
     ) -> None:
-        size = len(datagram)
         try:
             piece: bytes = key.decrypt(datagram[:HEAD], datagram[HEAD:], None)
         except InvalidTag:
             self.counters["datagrams_forged"] += 1
             return
         key.window.mark(train, 1 << index)
+        self._take(key, train, index, datagram, piece, run, control)
+
+    def take_opened(
+        self,
+        key: ReceiveKey,
+        train: int,
+        index: int,
+        datagram: memoryview,
+        piece: bytes,
+        write: Callable[[ReceiveKey, memoryview], None],
+        control: Callable[[ReceiveKey, bytes], None],
+    ) -> None:
+        """One that somebody else has opened, and marked as come: `piece` is what it says."""
+        self._run.write = write
+        self._take(key, train, index, datagram, piece, self._run, control)
+
+    def _take(
+        self,
+        key: ReceiveKey,
+        train: int,
+        index: int,
+        datagram: memoryview,
+        piece: bytes,
+        run: _Run,
+        control: Callable[[ReceiveKey, bytes], None],
+    ) -> None:
+        size = len(datagram)
         alone = piece[0] != CONTROL and (len(piece) < VIRTIO_HEADER + 20 or not piece[1])
         if alone:  # bookkeeping comes after it
             run.end()

@@ -36,7 +36,7 @@ def measure_flood(tries: int, say: Callable[[str], None]) -> dict[str, Any]:
             for kind, values in speeds.items():
                 session = 0
                 if kind.startswith("with"):
-                    session = int(nodes[0].ask("repl", "tun", "-c", "max(datagrams.engine._sessions)").stdout)
+                    session = int(nodes[0].ask("repl", "tun", "-c", "max(datagrams.engine.sessions)").stdout)
                 words = [program, lab.node(1).address, str(_PORT), str(RATE), str(_SECONDS + 2), f"{session:x}", "7"]
                 process = lab.node(3).popen(words, stdout=subprocess.PIPE) if kind != "none" else None
                 time.sleep(0.5)

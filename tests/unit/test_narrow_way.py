@@ -110,7 +110,7 @@ def narrow(side: Side) -> None:
 def settle(side: Side, other: Side) -> None:
     """Until the search has found nothing larger, with a socket in front of such a link."""
     (link,) = side.engine.links.values()
-    side.engine._sockets = {socket.AF_INET: Narrow(side.sockets[socket.AF_INET])}  # type: ignore[dict-item]
+    side.engine.sockets = {socket.AF_INET: Narrow(side.sockets[socket.AF_INET])}  # type: ignore[dict-item]
     until = time.monotonic() + 10
     while not link.told_mtu and time.monotonic() < until:
         side.engine.tick()
@@ -194,7 +194,7 @@ def test_a_way_without_a_size_takes_nothing(sides: tuple[Side, Side]) -> None:
 @pytest.mark.parametrize("length", [1340, 60000])
 def test_what_the_system_refuses_to_send_lowers_the_size_at_once(sides: tuple[Side, Side], length: int) -> None:
     one, two = sides
-    one.engine._sockets = {socket.AF_INET: Narrow(one.sockets[socket.AF_INET])}  # type: ignore[dict-item]
+    one.engine.sockets = {socket.AF_INET: Narrow(one.sockets[socket.AF_INET])}  # type: ignore[dict-item]
     frame = frame_of(4, TCP, PAYLOAD[:length], 1348)
     assert one.send(frame), "it is lost"
     assert one.engine.links["two"].mtu == NARROW

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import select
 import socket
 import time
 from collections import defaultdict
@@ -50,7 +51,8 @@ class Sending:
     def move(self) -> list[bytes]:
         """The packets that come out at the other side."""
         self.two.frames.clear()
-        self.pump.on_readable()
+        while select.select([self.device], [], [], 0)[0]:  # as the packet thread does
+            self.pump.on_readable()
         while self.pump.on_timer() is not None:  # without a pause: what waits long is dropped
             pass
         self.two.take()
