@@ -250,6 +250,20 @@ class NodeConfig:
     connection_low_water: int = 0  # down to so many; 0: three quarters of the high mark
     timeout: float = 15.0  # to open a stream to a peer
 
+    autorelay: bool = True  # be reached through relays, where nobody can dial this node
+    autorelay_interval: float = 300.0  # the longest pause between two questions to a relay that refuses
+    autorelay_static_only: bool = False  # only at those given
+    static_relays: tuple[str, ...] = ()  # multiaddrs with /p2p/
+    holepunch: bool = True  # make direct connections out of relayed ones
+    relay_service: bool = True  # be a relay for others, where this node can be dialled
+    relay_network_only: bool = True  # for the network's nodes
+    relay_acl_refresh: float = 30.0
+    relay_max_data: int = 1 << 30  # bytes of a circuit, each way; 0: no limit
+    relay_max_duration: float = 1800.0  # seconds of a circuit; 0: no limit
+    relay_max_circuits: int = 64  # of one peer
+    relay_reservation_ttl: float = 3600.0
+    relay_buffer_size: int = 65536
+
     dht: bool = True
     mdns: bool = True
     discovery_interval: float = 720.0  # the longest pause between two rounds in the DHT
@@ -321,6 +335,9 @@ class NodeConfig:
             "proxy_announce_interval",
             "proxy_dead_interval",
             "peergate_interval",
+            "autorelay_interval",
+            "relay_acl_refresh",
+            "relay_reservation_ttl",
         ):
             if not getattr(self, interval) > 0:
                 raise UsageError(f"{interval.replace('_', ' ')} must be more than 0 seconds")
@@ -348,6 +365,14 @@ class NodeConfig:
         for addr in self.bootstrap_peers:
             if "p2p" not in check_multiaddr(addr):
                 raise UsageError(f"bootstrap peer {addr} lacks its peer id: it ends in /p2p/12D3KooW...")
+        for addr in self.static_relays:
+            if "p2p" not in check_multiaddr(addr):
+                raise UsageError(f"relay {addr} lacks its peer id: it ends in /p2p/12D3KooW...")
+        for count, name in ((self.relay_max_circuits, "max-circuits"), (self.relay_buffer_size, "buffer-size")):
+            if count < 1:
+                raise UsageError(f"--relay-service-{name} must be at least 1")
+        if self.relay_max_data < 0 or self.relay_max_duration < 0:
+            raise UsageError("the limits of --relay-service can't be negative: 0 means none")
         for address, peer_id in self.static_peers:
             parse_ip(address)
             check_peer_id(peer_id)

@@ -48,6 +48,7 @@ TIMEOUT = 5.0
 SETTLE = 0.05  # seconds after a change of this machine's addresses
 _LOOKS, _LOOK_EACH = 5.0, 2.0  # so many at once, and one more in so many seconds
 _AT_ONCE = 32
+_MAPPINGS_EACH = 0.5  # seconds between two looks at where peers see us
 _EAGER = 256  # links made without a packet
 
 
@@ -95,6 +96,8 @@ class Datagrams:
         self._limit = trio.CapacityLimiter(_AT_ONCE)
         self._answering: set[str] = set()
         self._forsaken: set[str] = set()
+        self._told: set[Address] = set()
+        self._asked_at = 0.0
 
     def _rouse(self) -> None:
         self._wake.set()
@@ -113,6 +116,7 @@ class Datagrams:
                 self._wake = trio.Event()
                 with self._thread.paused():
                     pause = self.engine.tick()
+                self._tell_of_mappings()
                 self._begin_handshakes(nursery)
                 with trio.move_on_after(pause):
                     await self._wake.wait()
@@ -120,11 +124,16 @@ class Datagrams:
     # --- who is there
 
     async def _follow_self(self) -> None:
-        told: set[Address] = set()
+        told: set[str] = set()
         async with self._shell.client("host").watch("self") as updates:
             async for update in updates:
                 apply(self._self, update)
-                ours = set(self._candidates())
+                host = self._self.get("host")
+                ours = (
+                    {text for text in host.listen if "/p2p-circuit" not in text}
+                    if isinstance(host, HostSelf)
+                    else set()
+                )
                 if not ours <= told:
                     self.renew()
                 told = ours
@@ -141,6 +150,20 @@ class Datagrams:
             with self._thread.paused():
                 self.engine.look()
             self._rouse()
+
+    def _tell_of_mappings(self) -> None:
+        """Who has no way to us is told at once where a NAT has put us, by new keys; others hear it with their next."""
+        now = time.monotonic()
+        if now - self._asked_at < _MAPPINGS_EACH:
+            return
+        self._asked_at = now
+        candidates = set(self._candidates())
+        if candidates <= self._told:
+            return
+        self._told = candidates
+        for link in self.engine.links.values():
+            if not link.is_live:
+                link.renew(now)
 
     def renew(self) -> None:
         """Make new keys with everybody soon: that is also how peers learn of our addresses."""
@@ -188,21 +211,28 @@ class Datagrams:
             self.consider(peer)
 
     def _candidates(self) -> list[Address]:
-        """Where datagrams may reach us: the host's addresses, but none that the VPN itself has."""
+        """Where datagrams may reach us: where peers see them come from (a NAT's port), the address that a NAT gives our
+        connections, with our own port (many NATs keep it), and the host's addresses, but none that the VPN itself has.
+        """
         host = self._self.get("host")
+        if not isinstance(host, HostSelf):
+            return []
         own = self._router().own
-        found: list[Address] = []
-        for text in host.listen if isinstance(host, HostSelf) else ():
-            parts = text.split("/")
-            if len(parts) < 3 or parts[1] not in ("ip4", "ip6"):
-                continue
-            ip = ipaddress.ip_address(parts[2])
+        local = [parts[2] for text in host.listen if (parts := text.split("/"))[1:2] in (["ip4"], ["ip6"])]
+        local = local[: sum("/p2p-circuit" not in text for text in host.listen)]  # others are the relays'
+        found: dict[Address, None] = dict.fromkeys(self._mapped(local))
+        for text in (*host.observed, *local):
+            ip = ipaddress.ip_address(text)
             port = self._ports.get(socket.AF_INET6 if ip.version == 6 else socket.AF_INET)
             if port and not (ip.is_link_local or ip.is_unspecified or ip.packed in own):
-                address = (str(ip), port)
-                if address not in found:
-                    found.append(address)
-        return found[:MAX_CANDIDATES]
+                found[str(ip), port] = None
+        return list(found)[:MAX_CANDIDATES]
+
+    def _mapped(self, local: list[str]) -> list[Address]:
+        """Where peers see our datagrams come from, if that is none of our own addresses."""
+        own = self._router().own
+        seen = [address for address in self.engine.observed() if address[0] not in local]
+        return [address for address in seen if ipaddress.ip_address(address[0]).packed not in own]
 
     def _observed(self, peer: str, port: int) -> list[Address]:
         """The peer's address as its connections show it, with its port for datagrams."""
@@ -210,7 +240,7 @@ class Datagrams:
         found: list[Address] = []
         for text in state.remotes if isinstance(state, PeerState) else ():
             parts = text.split("/")
-            if len(parts) >= 3 and parts[1] in ("ip4", "ip6"):
+            if len(parts) == 5 and parts[1] in ("ip4", "ip6"):  # not a relay's
                 found.append((parts[2], port))
         return found
 

@@ -6,7 +6,7 @@ serve by subscribing to the feed "inbound" and take each inbound stream (pipe Ta
 
 What must live through the death of this actor: the listening ports (the supervisor starts it again with the ports it
 had) and the peers (their addresses are kept in the run directory, and dialled again at once). Peers that are lost while
-it lives, that misbehave or are too many: see peer_care.py.
+it lives, that misbehave or are too many: see peer_care.py; those that can't be reached but through a relay: relays.py.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from edgevpn.actors.linux_process import raise_descriptor_limit
 from edgevpn.actors.mailbox import OpenStream, RequestError
 from edgevpn.actors.own_links import changes
 from edgevpn.actors.peer_care import PeerCare
+from edgevpn.actors.relays import Relays
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.actors.topics import Feed
 from edgevpn.actors.trust_link import TrustLink
@@ -88,6 +89,7 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
             actor.register()
             nursery.start_soon(actor.follow_peers)
             nursery.start_soon(actor.care.run)
+            nursery.start_soon(actor.relays.run)
             nursery.start_soon(actor.follow_links)
             nursery.start_soon(actor.trust.follow)
             nursery.start_soon(actor.part_with_untrusted)
@@ -124,6 +126,8 @@ class HostActor:
         self._self = shell.mailbox.state("self")
         self._peers = shell.mailbox.state("peers")
         self.care = PeerCare(shell, host, self._peers)
+        self.relays = Relays(shell, host, self.trust)
+        self.relays.when_announced = self._publish_self
 
     def register(self) -> None:
         mailbox = self._shell.mailbox
@@ -159,9 +163,10 @@ class HostActor:
         """Keep the state "peers" and the file of addresses to come back to."""
         async with self._host.peer_events() as events:
             self._publish_peers()
-            async for _ in events:
+            async for event in events:
                 before = dict(self._peers.items)
                 self._publish_peers()
+                self.relays.on_event(event)
                 self.care.changed(before)
                 self._save_book()
 
@@ -183,7 +188,9 @@ class HostActor:
         self._publish_self()
 
     def _publish_self(self) -> None:
-        self._self.put("host", HostSelf(self._host.peer_id, list(self._host.listen_addrs())))
+        told = HostSelf(self._host.peer_id, list(self._host.listen_addrs()), self.relays.observed)
+        if self._self.items.get("host") != told:
+            self._self.put("host", told)
 
     async def follow_links(self) -> None:
         """When this machine's addresses change: tell, and end what is stranded; `care` comes back to who was there."""
@@ -223,7 +230,13 @@ class HostActor:
 
     async def _connect(self, request: Connect) -> Body:
         source = request.source if request.source in LIFETIME else "gossip"
-        await self._host.connect(request.peer_id, request.addrs, timeout=15, source=source)
+        try:
+            await self._host.connect(request.peer_id, request.addrs, timeout=15, source=source)
+        except EdgevpnError:
+            if source == "gossip":  # a member says that it is there
+                self.care.missed(request.peer_id)
+                self.relays.not_reached()
+            raise
         return Done()
 
     async def _disconnect(self, request: Disconnect) -> Body:

@@ -236,6 +236,8 @@ class LedgerActor:
                 current = self.windows.get("current")
                 if isinstance(current, Window):
                     self.clocks.interval = current.topic_end - current.topic_start
+                if topic == "peers":
+                    self.introductions.peers_changed()
                 self._reconsider()
 
     def _on_link_up(self, peer: str) -> None:

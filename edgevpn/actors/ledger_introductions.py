@@ -6,13 +6,13 @@ Who is told what is decided in ledger/introductions.py. A peer counts as a membe
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import trio
 
 from edgevpn.actors.client import ActorUnavailableError, RefusedError
 from edgevpn.actors.shell import Shell
-from edgevpn.ledger.introductions import FEW, Introductions, where_it_is
+from edgevpn.ledger.introductions import FEW, Introductions, Named, circuits_in, where_it_is
 from edgevpn.proto.ledger_frames import Frame, Peers
 from edgevpn.proto.messages import Body, Connect, Done, PeerState
 from edgevpn.proto.queue_state import QueueState
@@ -33,6 +33,7 @@ class LedgerIntroductions:
         self._linked: set[str] = set()
         self._members: set[str] = set()
         self._told: set[str] = set()
+        self._circuits: dict[str, list[str]] = {}  # of linked peers, as they were told last
         self._send, self._receive = trio.open_memory_channel[Connect](QUEUE)
         shell.queues["introductions"] = lambda: QueueState(
             self._send.statistics().current_buffer_used, QUEUE, shell.counters.get("introductions_dropped", 0)
@@ -45,6 +46,7 @@ class LedgerIntroductions:
     def link_down(self, peer: str) -> None:
         for peers in (self._linked, self._members, self._told):
             peers.discard(peer)
+        self._circuits.pop(peer, None)
 
     def is_member(self, peer: str) -> None:
         """A frame of the peer could be opened."""
@@ -52,12 +54,28 @@ class LedgerIntroductions:
             self._members.add(peer)
             self._introduce(peer)
 
+    def peers_changed(self) -> None:
+        """The host's state has: who is reached through other relays now? Who is not connected with it must know."""
+        for peer in self._told:
+            state = self._peers.get(peer)
+            circuits = circuits_in(state.listen) if isinstance(state, PeerState) else []
+            if circuits == self._circuits.get(peer, []):
+                continue
+            self._circuits[peer] = circuits
+            if circuits:
+                where = {other: self._where(other) for other in self._linked & self._members}
+                self._tell(self._rules.on_move(peer, where))
+
     def _introduce(self, peer: str) -> None:
         if peer in self._told or peer not in self._linked or peer not in self._members:
             return
         self._told.add(peer)
         where = {other: self._where(other) for other in self._linked & self._members}
-        for other, named in self._rules.on_link(peer, where):
+        self._circuits[peer] = circuits_in(where.get(peer, ()))
+        self._tell(self._rules.on_link(peer, where))
+
+    def _tell(self, words: Iterable[tuple[str, list[Named]]]) -> None:
+        for other, named in words:
             self._shell.count("introductions_told", len(named))
             self._say(other, Peers([(name, list(addrs)) for name, addrs in named]))
 

@@ -26,6 +26,7 @@ from edgevpn.proto.messages import Body, Done, Misbehaved, PeerState
 
 MAX_REDIALS = 16  # at once, of lost peers
 REDIAL_TIMEOUT = 5.0
+INTRODUCED = 600.0  # s for which somebody is looked for that a member told us of
 LOOK = 5.0  # s between two looks at how many connections there are, and at who may come back
 _OF_THE_NETWORK = frozenset((protocols.LEDGER, protocols.PACKET_STREAM, protocols.EDGEVPN_PACKETS))
 _MAY_COMPLAIN = frozenset(("gossip", "ledger"))
@@ -83,6 +84,12 @@ class PeerCare:
         """Something changed: whoever is missed may be in reach again."""
         self._redial.hurry(trio.current_time())
         self._redial_changed.set()
+
+    def missed(self, peer_id: str) -> None:
+        """A member told us of it, and it can't be reached: look for it for a while, as for one that was lost."""
+        if peer_id not in self._peers.items:
+            self._redial.lost(peer_id, trio.current_time(), keep=INTRODUCED)
+            self._redial_changed.set()
 
     async def part_with(self, peer_id: str) -> None:
         """Close its connections; it is not missed."""

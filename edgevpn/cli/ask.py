@@ -37,6 +37,7 @@ from edgevpn.proto.messages import (
     Traffic,
     TrafficRequest,
 )
+from edgevpn.proto.peer_rows import path_and_why
 
 R = TypeVar("R", bound=Message)
 
@@ -127,6 +128,7 @@ def peers(traffic: bool, run_dir: Path, as_json: bool) -> None:
             if not isinstance(peer, PeerState):
                 continue
             path = paths.get(peer_id)
+            kind, why = path_and_why(path, peer)
             rows.append(
                 {
                     "peer_id": peer_id,
@@ -135,10 +137,10 @@ def peers(traffic: bool, run_dir: Path, as_json: bool) -> None:
                     "hostname": next(
                         (r.hostname for r in routes.values() if isinstance(r, Route) and r.peer_id == peer_id), ""
                     ),
-                    "path": path.kind if path else "none",
+                    "path": kind,
                     "path_address": path.address if path else "",
                     "path_rtt_ms": round(path.rtt_s * 1000, 3) if path else 0.0,
-                    "path_why": path.why if path else "nothing was sent yet",
+                    "path_why": why,
                     "dropped": path.dropped if path else 0,
                     "repair": path.repair if path else {},
                     "sent_bytes": path.sent_bytes if path else 0,

@@ -22,7 +22,7 @@ _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
 _NO_LIMITS = "there is no resource manager"
-_NO_RELAY = "there are no relays"
+_NOT_NEEDED_RELAYED = "relayed connections carry packets anyway"
 _NO_NAT = "there is no NAT traversal"
 _NOT_NEEDED = "it is not needed"
 
@@ -102,12 +102,23 @@ COMMON: tuple[Flag, ...] = (
         "duration",
         "5m",
         "EDGEVPNAUTORELAYDISCOVERYINTERVAL",
-        "Pause between two looks for relays",
-        _NO_RELAY,
+        "Longest pause between two questions to a relay that refuses",
     ),
-    Flag("autorelay-static-only", "bool", False, "EDGEVPNAUTORELAYSTATICONLY", "Use only given relays", _NO_RELAY),
-    Flag("autorelay-static-peer", "list", (), "EDGEVPNAUTORELAYPEERS", "Relays to use", _NO_RELAY),
-    Flag("autorelay", "bool", True, "EDGEVPNAUTORELAY", "Be reachable through relays", _NO_RELAY),
+    Flag("autorelay-static-only", "bool", False, "EDGEVPNAUTORELAYSTATICONLY", "Use only given relays"),
+    Flag(
+        "autorelay-static-peer",
+        "list",
+        (),
+        "EDGEVPNAUTORELAYPEERS",
+        "Relays to be reached through in any case, as multiaddrs (.../p2p/ID)",
+    ),
+    Flag(
+        "autorelay",
+        "bool",
+        True,
+        "EDGEVPNAUTORELAY",
+        "Be reached through other nodes where a NAT or a firewall keeps this one from being dialled",
+    ),
     Flag("nat-ratelimit-global", "int", 10, "EDGEVPNNATRATELIMITGLOBAL", "NAT checks for others, in all", _NO_NAT),
     Flag("nat-ratelimit-peer", "int", 10, "EDGEVPNNATRATELIMITPEER", "NAT checks for others, each", _NO_NAT),
     Flag("nat-ratelimit-interval", "int", 60, "EDGEVPNNATRATELIMITINTERVAL", "Period of those limits (s)", _NO_NAT),
@@ -116,7 +127,7 @@ COMMON: tuple[Flag, ...] = (
     Flag("ledger-state", "str", "", "EDGEVPNLEDGERSTATE", "Directory that keeps the ledger between runs"),
     Flag("mdns", "bool", True, "EDGEVPNMDNS", "Find peers on the local network"),
     Flag("concurrency", "int", 20, "", "Packets handled at a time", _NOT_NEEDED),
-    Flag("holepunch", "bool", True, "EDGEVPNHOLEPUNCH", "Punch holes through NATs", _NO_NAT),
+    Flag("holepunch", "bool", True, "EDGEVPNHOLEPUNCH", "Make direct TCP connections of relayed ones"),
     Flag("natservice", "bool", True, "EDGEVPNNATSERVICE", "Tell others whether they are reachable", _NO_NAT),
     Flag("natmap", "bool", True, "EDGEVPNNATMAP", "Ask the router to forward a port (UPnP)", _NO_NAT),
     Flag("dht", "bool", True, "EDGEVPNDHT", "Find peers in the DHT"),
@@ -166,14 +177,13 @@ COMMON: tuple[Flag, ...] = (
         "EDGEVPN_CONNECTION_LOW_WATER",
         "Connections down to which they are closed; 0 for three quarters of the high mark",
     ),
-    Flag("relay-service", "bool", True, "EDGEVPN_RELAY_SERVICE", "Be a relay for the network's nodes", _NO_RELAY),
+    Flag("relay-service", "bool", True, "EDGEVPN_RELAY_SERVICE", "Be a relay, where this node can be dialled"),
     Flag(
         "relay-service-network-only",
         "bool",
         True,
         "EDGEVPN_RELAY_SERVICE_NETWORK_ONLY",
         "Be a relay for the network's nodes only",
-        _NO_RELAY,
     ),
     Flag(
         "relay-service-acl-refresh",
@@ -181,23 +191,20 @@ COMMON: tuple[Flag, ...] = (
         "30s",
         "EDGEVPN_RELAY_SERVICE_ACL_REFRESH",
         "Pause between looks at who is in the network",
-        _NO_RELAY,
     ),
     Flag(
         "relay-service-max-data",
         "int",
         1 << 30,
         "EDGEVPN_RELAY_MAX_DATA",
-        "Bytes a relayed connection may carry, each way",
-        _NO_RELAY,
+        "Bytes a relayed connection may carry, each way; 0 for no limit",
     ),
     Flag(
         "relay-service-max-duration",
         "duration",
         "30m0s",
         "EDGEVPN_RELAY_MAX_DURATION",
-        "Longest life of a relayed connection",
-        _NO_RELAY,
+        "Longest life of a relayed connection; 0 for no limit",
     ),
     Flag(
         "relay-service-max-circuits",
@@ -205,7 +212,6 @@ COMMON: tuple[Flag, ...] = (
         64,
         "EDGEVPN_RELAY_MAX_CIRCUITS",
         "Relayed connections of a peer at a time",
-        _NO_RELAY,
     ),
     Flag(
         "relay-service-reservation-ttl",
@@ -213,7 +219,6 @@ COMMON: tuple[Flag, ...] = (
         "1h0m0s",
         "EDGEVPN_RELAY_RESERVATION_TTL",
         "Life of a relay reservation",
-        _NO_RELAY,
     ),
     Flag(
         "relay-service-buffer-size",
@@ -221,7 +226,6 @@ COMMON: tuple[Flag, ...] = (
         65536,
         "EDGEVPN_RELAY_BUFFER_SIZE",
         "Buffer of a relayed connection (bytes)",
-        _NO_RELAY,
     ),
     Flag("blacklist", "list", (), "EDGEVPNBLACKLIST", "Peers (by ID) and networks never to connect with"),
     Flag(
@@ -342,7 +346,7 @@ ROOT_ONLY: tuple[Flag, ...] = (
         "DHCPLEASEDIR",
         "With --dhcp: directory that keeps the address, and without --privkey-cache the node's key, between runs",
     ),
-    Flag("transient-conn", "bool", False, "TRANSIENTCONN", "Use relayed connections for packets", _NO_RELAY),
+    Flag("transient-conn", "bool", False, "TRANSIENTCONN", "Use relayed connections for packets", _NOT_NEEDED_RELAYED),
     Flag("dns", "str", "", "DNSADDRESS", "Where to serve DNS, like 10.1.0.1:53; empty for nowhere"),
     *DNS,
     *TUNNELS,

@@ -21,6 +21,7 @@ from edgevpn.cli.net_probe import STUN_SERVERS, Udp, split_host
 from edgevpn.cli.run_dir import node_options
 from edgevpn.errors import EdgevpnError
 from edgevpn.proto.messages import NodeStatus, Paths, PathsRequest, PeerState, StatusRequest
+from edgevpn.proto.peer_rows import path_and_why
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _NAT = {
@@ -182,8 +183,10 @@ async def node_facts(node: Node) -> dict[str, Any] | None:
             if isinstance(peer, PeerState)
         }
         for path in (await node.ask("tun", PathsRequest(), Paths, timeout=3)).paths:
-            if path.peer_id in facts["peers"]:
-                facts["peers"][path.peer_id] |= {"path": path.kind, "why": path.why, "address": path.address}
+            peer = connected.get(path.peer_id)
+            if isinstance(peer, PeerState):
+                kind, why = path_and_why(path, peer)
+                facts["peers"][path.peer_id] |= {"path": kind, "why": why, "address": path.address}
     except (EdgevpnError, trio.TooSlowError):
         pass  # an actor is away, or a node without an interface
     return facts

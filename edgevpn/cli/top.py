@@ -52,6 +52,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 _KINDS = {
     "datagram": ("direct, UDP", "green"),
     "stream": ("TCP stream", "yellow"),
+    "relayed": ("relayed, TCP", "yellow"),
     "edgevpn-stream": ("Go stream", "blue"),
     "none": ("no packets yet", "dim"),
 }

@@ -19,6 +19,8 @@ from typing import Final, TypeAlias
 FEW: Final = 64
 MOST_TOLD: Final = 32  # peers in one word; as many as a frame may name
 MOST_ADDRS: Final = 6  # of one peer
+MOST_CIRCUITS: Final = 2
+CIRCUIT: Final = "/p2p-circuit"
 MOST_NEW: Final = 64
 PERIOD: Final = 60.0  # s
 MAX_PEERS: Final = 1024
@@ -46,6 +48,12 @@ class Introductions:
             words += [(peer, list(word)) for peer in where if peer != newcomer]
         return words
 
+    def on_move(self, peer: str, where: Mapping[str, Sequence[str]]) -> list[tuple[str, list[Named]]]:
+        """What to tell whom now that a linked peer is reached through other relays than before."""
+        if not where.get(peer) or len(where) > FEW:
+            return []
+        return [(other, [(peer, where[peer][:MOST_ADDRS])]) for other in where if other != peer]
+
     def heard(self, speaker: str, named: Iterable[Named], connected: Iterable[str], now: float) -> list[Named]:
         """Whom to connect with, of those that `speaker` named."""
         since, count = self._heeded.pop(speaker, (now, 0))
@@ -67,6 +75,15 @@ class Introductions:
 def where_it_is(remotes: Iterable[str], listen: Iterable[str], *, dialled: bool) -> list[str]:
     """The addresses to tell of a peer: where we reached it, then where it says it listens.
 
-    An inbound connection's other end is no place to dial.
+    An inbound connection's other end is no place to dial. Of many addresses those through relays are kept, the first
+    MOST_CIRCUITS: where they are needed nothing else helps.
     """
-    return list(dict.fromkeys([*(remotes if dialled else ()), *listen]))[:MOST_ADDRS]
+    found = list(dict.fromkeys([*(remotes if dialled else ()), *listen]))
+    circuits = circuits_in(found)[:MOST_CIRCUITS]
+    plain = [addr for addr in found if CIRCUIT not in addr]
+    return [*plain[: MOST_ADDRS - len(circuits)], *circuits]
+
+
+def circuits_in(addrs: Iterable[str]) -> list[str]:
+    """Those through relays."""
+    return [addr for addr in addrs if CIRCUIT in addr]

@@ -23,7 +23,8 @@ from typing import Literal
 
 import psutil
 import trio
-from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.abc import INetConn, INetStream, INetwork, INotifee, IRawConnection
+from libp2p.connection_types import ConnectionType
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
@@ -36,13 +37,14 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.errors import EdgevpnError, UntrustedDataError, UsageError
 from edgevpn.fast_stream import FastStream
-from edgevpn.p2p.address_book import AddressBook, network_of
+from edgevpn.p2p.address_book import AddressBook, DialAddr, network_of
 from edgevpn.p2p.bandwidth import Bandwidth
 from edgevpn.p2p.host_mends import MendedHost, muxed
 from edgevpn.p2p.identify import Identity
 from edgevpn.p2p.swarm_mends import Gate, MendedSwarm, parse_networks
 from edgevpn.p2p.tcp import multiaddr_text, stranded
 from edgevpn.p2p.yamux import QUEUE_LIMIT, Connection, Stream
+from edgevpn.proto.circuit import MAX_MESSAGE
 from edgevpn.proto.queue_state import QueueState, fullest
 
 PING = "/ipfs/ping/1.0.0"
@@ -50,6 +52,7 @@ _PING_BYTES = 32
 _PING_IDLE = 120.0
 _RELAY = 256 * 1024
 EVENT_QUEUE = 256
+OVERLAP = 5.0  # seconds for which a relayed connection stays beside a new direct one
 _NOBODY = Identity("", frozenset(), (), "")
 
 
@@ -85,10 +88,24 @@ class PeerInfo:
 
 
 @dataclass(frozen=True)
-class PeerEvent:
-    """`connected`: a peer's first connection; `disconnected`: its last one ended; `identified`: it said who it is."""
+class Sight:
+    """How a peer sees us on a direct connection: `observed`, a multiaddr. `punched`: a hole was made for it.
 
-    kind: Literal["connected", "disconnected", "identified"]
+    On an inbound one it is where the peer dialled us.
+    """
+
+    peer_id: str
+    outbound: bool
+    observed: str
+    punched: bool
+
+
+@dataclass(frozen=True)
+class PeerEvent:
+    """`connected`: a peer's first connection; `disconnected`: its last one ended; `identified`: it said who it is;
+    `changed`: it has another connection more, or one less."""
+
+    kind: Literal["connected", "disconnected", "identified", "changed"]
     peer_id: str
 
 
@@ -134,6 +151,50 @@ class HostStream:
         finally:
             self._stream.sink = None
 
+    @property
+    def relayed(self) -> bool:
+        """Whether its connection goes through a relay."""
+        return self._stream.muxed_conn.get_connection_type() is ConnectionType.RELAYED
+
+    @property
+    def dialled_connection(self) -> bool:
+        """Whether we are the ones who dialled its connection."""
+        return self._stream.muxed_conn.is_initiator
+
+    @property
+    def remote_ip(self) -> str:
+        """Of the connection's other end; "" for a relayed one."""
+        address = self._stream.get_remote_address()
+        return address[0] if address is not None else ""
+
+    @property
+    def remote_addr(self) -> str:
+        """The same as a multiaddr."""
+        addrs = self._stream.muxed_conn.get_transport_addresses()
+        return str(addrs[0]) if addrs else ""
+
+    def hold(self) -> None:
+        """What may be left unread for a while is not held against the peer."""
+        self._stream.relay()
+
+    async def read_message(self, limit: int = MAX_MESSAGE) -> bytes:
+        """A message of up to `limit` bytes that comes after its length (varint), and not a byte beyond it.
+
+        Raises UntrustedDataError for a longer one.
+        """
+        size = shift = 0
+        while True:
+            byte = (await self.read_exactly(1))[0]
+            size |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 128:
+                break
+            if shift > 14:
+                raise UntrustedDataError("a message that is too long")
+        if size > limit:
+            raise UntrustedDataError("a message that is too long")
+        return await self.read_exactly(size)
+
     async def read_exactly(self, n: int) -> bytes:
         """Exactly `n` bytes. An end of file before is a StreamError."""
         data = bytearray()
@@ -157,6 +218,10 @@ class HostStream:
     async def close(self) -> None:
         """Close for writing; the peer reads end of file. Reading goes on."""
         await self._stream.close()
+
+    async def release(self) -> None:
+        """Nobody here uses it any more: close it, without cutting off what is on its way out."""
+        await self._stream.release()
 
     async def reset(self) -> None:
         """End both directions at once."""
@@ -192,15 +257,24 @@ class _Notifee(INotifee):
 
 
 class Host:
-    """Made by `open_host`. `libp2p` is the host underneath, for relay and hole punching; `book` the address book."""
+    """Made by `open_host`. `libp2p` is the host underneath; `book` the address book.
+
+    `circuits`: where this node is reached through relays. `ways_around`: relays to try for a peer that no address of
+    its own leads to. `punching`: peers that holes are being made for.
+    """
 
     def __init__(self, key_seed: bytes, agent: str, gate: Gate, book: AddressBook, max_connections: int) -> None:
         self.book = book
         self.bandwidth = Bandwidth()
+        self.circuits: tuple[str, ...] = ()
+        self.ways_around: Callable[[str], Iterable[str]] = lambda _peer: ()
+        self.punching: set[str] = set()
         self._gate = gate
         self._swarm = MendedSwarm(create_new_key_pair(key_seed), gate, max_connections)
         self._swarm.on_dialled = self._on_dialled
-        self.libp2p = MendedHost(self._swarm, agent, self._announced, self._on_identified, self._on_stream)
+        self.libp2p = MendedHost(
+            self._swarm, agent, self._announced, self.listen_addrs, self._on_identified, self._on_stream
+        )
         self.peer_id = str(self.libp2p.get_id())
         self._identities: dict[str, Identity] = {}
         self._since: dict[str, float] = {}
@@ -217,8 +291,10 @@ class Host:
 
     def listen_addrs(self) -> tuple[str, ...]:
         """Where others may reach this node: wildcards become the addresses of the interfaces, and addresses that peers
-        see us under are added. Without loopback, unless there is nothing else; without the VPN's own networks."""
-        return tuple(str(addr.decapsulate(Multiaddr(f"/p2p/{self.peer_id}"))) for addr in self.libp2p.get_addrs())
+        see us under are added. Without loopback, unless there is nothing else; without the VPN's own networks. Those
+        through relays are the last."""
+        plain = [str(addr).removesuffix(f"/p2p/{self.peer_id}") for addr in self.libp2p.get_addrs()]
+        return (*plain, *self.circuits)
 
     def dialable(self, peer_id: str) -> tuple[str, ...]:
         """The addresses known for a peer, the most promising first."""
@@ -226,6 +302,28 @@ class Host:
 
     def _announced(self, bound: list[Multiaddr]) -> list[Multiaddr]:
         return [Multiaddr(text) for text in expand_wildcards([str(a) for a in bound], _interface_ips(), self._gate)]
+
+    def announce_circuits(self, addrs: Sequence[str]) -> bool:
+        """Be reached by these addresses through relays; whether they are others than before. Peers are told."""
+        if tuple(addrs) == self.circuits:
+            return False
+        self.circuits = tuple(addrs)
+        self._tell_peers()
+        return True
+
+    def own_ips(self) -> list[str]:
+        """The addresses of this machine's interfaces."""
+        return _interface_ips()
+
+    def sights(self) -> list[Sight]:
+        """How peers see us, on each direct connection whose peer has said so."""
+        found = []
+        for peer, conns in self._swarm.get_connections_map().items():
+            for conn in conns:
+                one = conn.muxed_conn
+                if isinstance(one, Connection) and one.observed and not one.is_closed and not is_relayed(conn):
+                    found.append(Sight(str(peer), one.is_initiator, one.observed, one.punched))
+        return found
 
     # --- peers
 
@@ -241,12 +339,53 @@ class Host:
     async def _dial(self, peer: ID, timeout: float) -> None:
         with _dial_errors(str(peer)):
             if self._swarm.best_connection(peer) is None:
+                addrs = self.book.dial_order(str(peer), trio.current_time())
+                known = {addr.relay for addr in addrs}
+                around = [relay for relay in self.ways_around(str(peer)) if relay not in known]
+                addrs += [addr for relay in around if (addr := self._through(relay)) is not None]
                 with trio.fail_after(timeout):
-                    await self._swarm.dial(peer, self.book.dial_order(str(peer), trio.current_time()))
+                    await self._swarm.dial(peer, addrs)
+
+    def _through(self, relay: str) -> DialAddr | None:
+        """The address of whoever is behind a relay that we have a direct connection with."""
+        conn = self._swarm.direct_connection(_parse_peer_id(relay))
+        addrs = conn.get_transport_addresses() if conn is not None else []
+        return DialAddr(f"{addrs[0]}/p2p/{relay}/p2p-circuit", None, relay) if addrs else None
+
+    async def connect_directly(self, peer_id: str, addrs: Iterable[str] = (), *, timeout: float) -> None:
+        """Be connected without a relay, over `addrs` or what is known of the peer. Raises DialError."""
+        peer = _parse_peer_id(peer_id)
+        self.book.add(peer_id, addrs, "gossip", trio.current_time())
+        if self._swarm.direct_connection(peer) is None:
+            known = [addr for addr in self.book.dial_order(peer_id, trio.current_time()) if addr.relay is None]
+            with _dial_errors(peer_id), trio.fail_after(timeout):
+                await self._swarm.dial(peer, known, direct=True)
 
     def dial_relayed_with(self, dial: Callable[[Multiaddr], Awaitable[INetConn]]) -> None:
-        """Addresses through a relay are dialled by `dial` (of libp2p's `CircuitV2Transport`); without it they fail."""
+        """Addresses through a relay are dialled by `dial`; without it they fail."""
         self._swarm.dial_circuit = dial
+
+    async def run_circuit(self, raw: IRawConnection, peer_id: str) -> INetConn:
+        """Make a connection of a circuit that we have opened to a peer. Raises SwarmException."""
+        return await self._swarm.upgrade_outbound_raw_conn(raw, _parse_peer_id(peer_id))
+
+    async def serve_circuit(self, raw: IRawConnection, relay: str) -> None:
+        """Serve a circuit that a peer has opened to us through `relay`, until it ends. Never raises."""
+        await self._swarm.serve_relayed(raw, relay)
+
+    def is_direct(self, peer_id: str) -> bool:
+        """Whether there is a connection with the peer that no relay carries."""
+        return self._swarm.direct_connection(_parse_peer_id(peer_id)) is not None
+
+    def is_relayed(self, peer_id: str) -> bool:
+        """Whether there are only connections with the peer that relays carry."""
+        return not self.is_direct(peer_id) and self._swarm.relayed_connection(_parse_peer_id(peer_id)) is not None
+
+    async def punch(self, peer: ID, addr: DialAddr, *, client: bool) -> None:
+        """Dial from our listening port, while the peer does the same. Raises SwarmException, OpenConnectionError."""
+        version = addr.text.split("/")[1]
+        port = next((int(p[4]) for text in self.bound_addrs() if len(p := text.split("/")) == 5 and p[1] == version), 0)
+        await self._swarm.punch(peer, addr, port, client=client)
 
     async def disconnect(self, peer_id: str) -> None:
         """Close all connections to a peer."""
@@ -267,6 +406,10 @@ class Host:
     def refuse(self, peer_id: str) -> None:
         """As `deny`, but what there is goes on."""
         self._gate.denied_peers.add(peer_id)
+
+    def welcomes(self, peer_id: str) -> bool:
+        """Whether we connect with this peer at all."""
+        return self._gate.allows_peer(peer_id)
 
     def allow(self, peer_id: str) -> None:
         """Take back `deny` and `refuse`."""
@@ -348,14 +491,33 @@ class Host:
             conn = self._swarm.best_connection(peer)
             if conn is None:
                 raise DialError(f"{peer_id}: the connection ended")
-            connection = conn.muxed_conn
-            assert isinstance(connection, Connection)  # noqa: S101 - our upgrader makes no other
-            stream = await connection.open_stream()
-            try:
-                return HostStream(stream, await self.libp2p.negotiate(stream, list(protocols)))
-            except BaseException:
-                stream.abort("the protocol was not agreed on")
-                raise
+            return await self._open(conn, protocols)
+
+    async def direct_stream(self, peer_id: str, protocols: Sequence[str], *, timeout: float) -> HostStream:
+        """A stream on a connection that there is, and that no relay carries. Raises DialError."""
+        conn = self._swarm.direct_connection(_parse_peer_id(peer_id))
+        if conn is None:
+            raise DialError(f"{peer_id}: no direct connection")
+        with _dial_errors(peer_id), trio.fail_after(timeout):
+            return await self._open(conn, protocols)
+
+    async def relayed_stream(self, peer_id: str, protocols: Sequence[str], *, timeout: float) -> HostStream:
+        """A stream on a relayed connection that there is. Raises DialError."""
+        conn = self._swarm.relayed_connection(_parse_peer_id(peer_id))
+        if conn is None:
+            raise DialError(f"{peer_id}: no relayed connection")
+        with _dial_errors(peer_id), trio.fail_after(timeout):
+            return await self._open(conn, protocols)
+
+    async def _open(self, conn: SwarmConn, protocols: Sequence[str]) -> HostStream:
+        connection = conn.muxed_conn
+        assert isinstance(connection, Connection)  # noqa: S101 - our upgrader makes no other
+        stream = await connection.open_stream()
+        try:
+            return HostStream(stream, await self.libp2p.negotiate(stream, list(protocols)))
+        except BaseException:
+            stream.abort("the protocol was not agreed on")
+            raise
 
     def serve(self, protocol: str, handler: Handler) -> None:
         """Have `handler` called, in a task of its own, for each inbound stream that speaks `protocol`.
@@ -384,9 +546,28 @@ class Host:
 
     def on_connected(self, conn: INetConn) -> None:
         peer_id = str(conn.muxed_conn.peer_id)
+        if isinstance(conn.muxed_conn, Connection) and not is_relayed(conn):
+            conn.muxed_conn.punched = peer_id in self.punching
+            if self._swarm.relayed_connection(conn.muxed_conn.peer_id) is not None:
+                self._leave_relay(conn.muxed_conn.peer_id)
         if peer_id not in self._since:
             self._since[peer_id] = time.time()
             self._tell(PeerEvent("connected", peer_id))
+        else:
+            self._tell(PeerEvent("changed", peer_id))
+
+    def _leave_relay(self, peer: ID) -> None:
+        """There is a direct connection now: streams are opened on it, and those on relayed ones end soon."""
+
+        async def leave() -> None:
+            await trio.sleep(OVERLAP)
+            if self._swarm.direct_connection(peer) is not None:
+                for conn in self._swarm.get_connections(peer):
+                    if is_relayed(conn):
+                        await conn.close()
+
+        if self._swarm.background_nursery is not None:
+            self._swarm.background_nursery.start_soon(leave)
 
     def on_disconnected(self, conn: INetConn) -> None:
         peer = conn.muxed_conn.peer_id
@@ -396,6 +577,8 @@ class Host:
             self._identities.pop(str(peer), None)
             self.bandwidth.forget_peer(str(peer))
             self._tell(PeerEvent("disconnected", str(peer)))
+        else:
+            self._tell(PeerEvent("changed", str(peer)))
 
     def _on_identified(self, peer_id: str, identity: Identity) -> None:
         self._identities[peer_id] = identity
@@ -491,8 +674,6 @@ def expand_wildcards(bound: Sequence[str], interface_ips: Iterable[str], gate: G
             for ip in [i for i in ips if i.version == own.version] if own.is_unspecified else [own]:
                 if not (ip.version == 6 and ip.is_link_local) and network_of(ip, gate.denied_networks) is None:
                     expanded[multiaddr_text(str(ip), int(parts[4]))] = None
-        else:
-            expanded[text] = None  # through a relay
     public = [text for text in expanded if not _is_loopback(text.split("/")[2])]
     return public or list(expanded)
 
@@ -556,8 +737,12 @@ def _describe(conn: SwarmConn) -> ConnectionInfo:
         direction="inbound" if conn.direction == Direction.INBOUND else "outbound",
         opened_at=conn._created_at,
         rtt=connection.rtt or None,
-        relayed="p2p-circuit" in str(addrs[:1]),
+        relayed=is_relayed(conn),
     )
+
+
+def is_relayed(conn: INetConn) -> bool:
+    return conn.muxed_conn.get_connection_type() is ConnectionType.RELAYED
 
 
 async def _answer_pings(stream: HostStream) -> None:

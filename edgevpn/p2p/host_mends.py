@@ -48,11 +48,13 @@ class MendedHost(BasicHost):
         swarm: MendedSwarm,
         agent: str,
         announced: Callable[[list[Multiaddr]], list[Multiaddr]],
+        listening: Callable[[], tuple[str, ...]],
         on_identified: Callable[[str, identify.Identity], None],
         on_stream: Callable[[str, str, Stream], None],
     ) -> None:
         self._swarm = swarm
         self._agent = agent
+        self._listening = listening
         self._on_identified = on_identified
         self._on_stream = on_stream
         super().__init__(swarm, addrs_factory=announced)
@@ -120,8 +122,8 @@ class MendedHost(BasicHost):
         return [str(name) for name in self.multiselect.handlers if name]
 
     def _message(self, observed: str) -> bytes:
-        addrs = [str(addr.decapsulate_code(_P2P)) for addr in self.get_addrs()]
-        return identify.build(self.get_public_key().serialize(), self._agent, self.served(), addrs, observed)
+        key = self.get_public_key().serialize()
+        return identify.build(key, self._agent, self.served(), self._listening(), observed)
 
     async def _answer_identify(self, net_stream: INetStream) -> None:
         conn = getattr(net_stream, "swarm_conn", None)
@@ -145,6 +147,8 @@ class MendedHost(BasicHost):
         """Ask the peer of a new connection who it is. Never raises."""
         try:
             identity = await self._ask(conn)
+            if isinstance(conn.muxed_conn, Connection):
+                conn.muxed_conn.observed = identity.observed
             self._identified(conn.muxed_conn.peer_id, identity)
             manager = self._observed_addr_manager
             if identity.observed and manager is not None and "p2p-circuit" not in identity.observed:
@@ -189,9 +193,6 @@ class MendedHost(BasicHost):
         peer_id = conn.muxed_conn.peer_id
         if self._swarm.best_connection(peer_id) is None and self.peerstore.has_peer(peer_id):
             self.peerstore.clear_peerdata(peer_id)  # nothing grows with the peers that come and go
-
-
-_P2P = 421  # multicodec p2p
 
 
 def muxed(net_stream: INetStream) -> Stream:

@@ -59,8 +59,8 @@ def parse_untrusted(body: bytes) -> Identity:
     return Identity(
         agent=_printable(message.agent_version),
         protocols=frozenset(p for p in list(message.protocols)[:MAX_PROTOCOLS] if len(p) <= _MAX_NAME),
-        listen_addrs=tuple(text for raw in list(message.listen_addrs)[:MAX_ADDRS] if (text := _addr(raw))),
-        observed=_addr(message.observed_addr),
+        listen_addrs=tuple(text for raw in list(message.listen_addrs)[:MAX_ADDRS] if (text := addr_text(raw))),
+        observed=addr_text(message.observed_addr),
     )
 
 
@@ -68,7 +68,7 @@ def _printable(text: str) -> str:
     return "".join(c for c in text[:_MAX_NAME] if c.isprintable())
 
 
-def _addr(raw: bytes) -> str:
+def addr_text(raw: bytes) -> str:
     """The address in text, "" for anything that is none."""
     if not 0 < len(raw) <= 1024:
         return ""

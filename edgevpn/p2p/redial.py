@@ -29,6 +29,7 @@ class _Lost:
     since: float
     pause: float
     due: float
+    keep: float
 
 
 class Redial:
@@ -42,10 +43,10 @@ class Redial:
     def __len__(self) -> int:
         return len(self._lost)
 
-    def lost(self, peer: str, now: float) -> None:
-        """Its last connection ended, and not because we wanted that."""
+    def lost(self, peer: str, now: float, keep: float = KEEP) -> None:
+        """Its last connection ended, and not because we wanted that. `keep`: for how long it is looked for."""
         self._lost.pop(peer, None)
-        self._lost[peer] = _Lost(now, FIRST, now + FIRST * self._chance.uniform(0.5, 1.0))
+        self._lost[peer] = _Lost(now, FIRST, now + FIRST * self._chance.uniform(0.5, 1.0), keep)
         if len(self._lost) > MOST:
             self._lost.popitem(last=False)
 
@@ -70,7 +71,7 @@ class Redial:
 
     def take_due(self, now: float) -> list[str]:
         """Who is to be tried now; the pause until the next try begins."""
-        for peer in [peer for peer, lost in self._lost.items() if now - lost.since > KEEP]:
+        for peer in [peer for peer, lost in self._lost.items() if now - lost.since > lost.keep]:
             del self._lost[peer]
         due = [peer for peer, lost in self._lost.items() if lost.due <= now]
         for peer in due:

@@ -174,6 +174,7 @@ class MendedSwarm(Swarm):
         # Told (peer, address, whether it worked) of each address that was tried.
         self.on_dialled: Callable[[str, str, bool], None] = lambda _peer, _addr, _worked: None
         self._tcp = TcpTransport()
+        self._being_tried: dict[ID, set[str]] = {}  # addresses, while their peer is being dialled
         config = ConnectionConfig(
             max_connections=max_connections,
             min_connections=0,
@@ -232,6 +233,18 @@ class MendedSwarm(Swarm):
         if isinstance(muxed, Connection):
             await muxed.event_closed.wait()
 
+    async def serve_relayed(self, raw: IRawConnection, relay: str) -> None:
+        """Serve a connection that came through a relay until it ends. Never raises."""
+        muxed: IMuxedConn | None = None
+        try:
+            if not self.is_full:
+                with self.handshakes.admit(f"relay {relay}", UPGRADE_TIMEOUT):
+                    muxed = await self.upgrade_inbound_raw_conn(raw, raw.get_transport_addresses()[0])
+        except Exception as exc:  # noqa: BLE001 - whatever a stranger's bytes raise, it ends this connection alone
+            log.debug("inbound connection through %s refused: %r", relay, exc)
+        if isinstance(muxed, Connection):
+            await muxed.event_closed.wait()
+
     def _is_greedy(self, ip: str) -> bool:
         """Whether `ip` holds half of all connections: identities cost nothing, addresses do."""
         held = sum(
@@ -270,7 +283,7 @@ class MendedSwarm(Swarm):
             conns = self.connections.setdefault(peer_id, [])
             conns.append(conn)
             if len(conns) > MAX_PER_PEER:
-                spare = min(conns[:-1], key=lambda c: c.muxed_conn.stream_count)  # type: ignore[attr-defined]
+                spare = min(conns[:-1], key=_dispensable)
                 nursery.start_soon(spare.close)
             await self.notify_connected(conn)
         except BaseException:
@@ -301,6 +314,19 @@ class MendedSwarm(Swarm):
         assert best is None or isinstance(best, SwarmConn)  # noqa: S101 - only add_conn fills the table
         return best
 
+    def direct_connection(self, peer_id: ID) -> SwarmConn | None:
+        """One that no relay carries."""
+        best = self.best_connection(peer_id)
+        return None if best is None or best.get_connection_type() == ConnectionType.RELAYED else best
+
+    def relayed_connection(self, peer_id: ID) -> SwarmConn | None:
+        """The last one that a relay carries."""
+        alive = [c for c in self.connections.get(peer_id, ()) if not c.is_closed and not c.muxed_conn.is_closed]
+        relayed = [c for c in alive if c.get_connection_type() == ConnectionType.RELAYED]
+        found = relayed[-1] if relayed else None
+        assert found is None or isinstance(found, SwarmConn)  # noqa: S101 - only add_conn fills the table
+        return found
+
     async def new_stream(self, peer_id: ID) -> INetStream:
         """A stream without a protocol yet. Raises SwarmException, MuxedConnError, MuxedStreamError."""
         conn = self.best_connection(peer_id)
@@ -325,30 +351,39 @@ class MendedSwarm(Swarm):
                     addrs.append(parse_addr_untrusted(str(addr), str(peer_id)))
         return [await self.dial(peer_id, addrs)]
 
-    async def dial(self, peer_id: ID, addrs: Sequence[DialAddr]) -> INetConn:
+    async def dial(self, peer_id: ID, addrs: Sequence[DialAddr], *, direct: bool = False) -> INetConn:
         """Connect over the first of `addrs` that works, or give the connection that comes up meanwhile.
 
-        Raises SwarmException with the reasons counted.
+        `direct`: one through a relay is none. Raises SwarmException with the reasons counted.
         """
         refusal = self._refusal(peer_id)
         if refusal:
             raise SwarmException(refusal)
+        find = self.direct_connection if direct else self.best_connection
         while (ongoing := self._ongoing_dials.get(peer_id)) is not None:
+            fresh = [addr for addr in addrs if addr.text not in self._being_tried.get(peer_id, ())]
+            if fresh and find(peer_id) is None:  # heard of while others hang
+                return await self._dial_staggered(peer_id, fresh, find)
             await ongoing.wait()
-        alive = self.best_connection(peer_id)
+        alive = find(peer_id)
         if alive is not None:
             return alive
         done = self._ongoing_dials[peer_id] = trio.Event()
         try:
-            return await self._dial_staggered(peer_id, addrs)
+            return await self._dial_staggered(peer_id, addrs, find)
         finally:
             del self._ongoing_dials[peer_id]
+            self._being_tried.pop(peer_id, None)
             done.set()
 
-    async def _dial_staggered(self, peer_id: ID, addrs: Sequence[DialAddr]) -> INetConn:
+    async def _dial_staggered(
+        self, peer_id: ID, addrs: Sequence[DialAddr], find: Callable[[ID], SwarmConn | None]
+    ) -> INetConn:
         made: list[INetConn] = []
         reasons: Counter[str] = Counter()
         limit = trio.CapacityLimiter(MAX_DIALS)
+        being_tried = self._being_tried.setdefault(peer_id, set())
+        being_tried.update(addr.text for addr in addrs)
 
         async def attempt(addr: DialAddr, failed: trio.Event) -> None:
             async with limit:
@@ -359,6 +394,7 @@ class MendedSwarm(Swarm):
                     reasons[_reason(exc)] += 1
                     log.debug("dialling %s at %s failed: %r", peer_id, addr.text, exc)
                     self.on_dialled(str(peer_id), addr.text, False)
+                    being_tried.discard(addr.text)
             failed.set()
 
         async with trio.open_nursery() as nursery:
@@ -367,7 +403,7 @@ class MendedSwarm(Swarm):
                 nursery.start_soon(attempt, addr, failed)
                 with trio.move_on_after(STAGGER):
                     await failed.wait()
-        alive = made[0] if made else self.best_connection(peer_id)
+        alive = made[0] if made else find(peer_id)
         if alive is None:
             raise SwarmException(", ".join(f"{r} ({n})" if n > 1 else r for r, n in reasons.items()) or "no address")
         return alive
@@ -401,6 +437,32 @@ class MendedSwarm(Swarm):
                     await raw.close()
                 raise
         raise error
+
+    async def punch(self, peer_id: ID, addr: DialAddr, port: int, *, client: bool) -> None:
+        """Dial one address from our own `port`; of the connection that comes of it we are the client, or the server.
+
+        Raises SwarmException, OpenConnectionError, SecurityUpgradeFailure.
+        """
+        if addr.ip is None or not port or not self.gate.allows_ip(str(addr.ip)):
+            raise OpenConnectionError("the address is not allowed")
+        here = "::" if addr.ip.version == 6 else "0.0.0.0"  # noqa: S104 - the interface is the kernel's choice
+        raw = await self._tcp.dial_with_source(Multiaddr(addr.text), (here, port))
+        try:
+            if client:
+                await self.upgrade_outbound_raw_conn(raw, peer_id)
+            else:
+                with trio.fail_after(UPGRADE_TIMEOUT):
+                    await self.upgrade_inbound_raw_conn(RawConnection(raw.stream, False), Multiaddr(addr.text))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await raw.close()
+            raise
+
+
+def _dispensable(conn: INetConn) -> tuple[bool, int]:
+    """Sorts what can be spared first: relayed ones, then those with few streams."""
+    count = getattr(conn.muxed_conn, "stream_count", 0)
+    return conn.get_connection_type() != ConnectionType.RELAYED, count
 
 
 def _reason(exc: Exception) -> str:

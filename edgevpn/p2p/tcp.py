@@ -184,11 +184,11 @@ class TcpTransport(ITransport):
         """Raises OpenConnectionError."""
         return await self._dial(maddr, None)
 
-    async def dial_with_source(self, maddr: Multiaddr, source: tuple[str, int]) -> IRawConnection:
+    async def dial_with_source(self, maddr: Multiaddr, source: tuple[str, int]) -> RawConnection:
         """Dial from our own address and port `source`, for hole punching. Raises OpenConnectionError."""
         return await self._dial(maddr, source)
 
-    async def _dial(self, maddr: Multiaddr, source: tuple[str, int] | None) -> IRawConnection:
+    async def _dial(self, maddr: Multiaddr, source: tuple[str, int] | None) -> RawConnection:
         ip, port = ip_and_port(maddr)
         connecting = trio.socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
         try:

@@ -349,6 +349,8 @@ class Connection(IMuxedConn):
         self.last_received = self.opened_at
         self.end_reason = ""
         self.broke_rules = False  # whether it ended because the peer did
+        self.observed = ""  # where the peer says it sees us, a multiaddr
+        self.punched = False  # whether a hole was made for it
         self.unread = 0
         self.grown = 0  # by which windows are larger than the first
         self.relayed = 0  # streams that actors have taken

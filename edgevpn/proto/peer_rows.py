@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from edgevpn.proto.circuit import relay_of
 from edgevpn.proto.messages import PathState, PeerState, Route
+
+NOTHING_YET = "no packet went there yet"
+
+
+def path_and_why(path: PathState | None, peer: PeerState) -> tuple[str, str]:
+    """How packets go to a peer, and why so. Streams of a peer that only relays lead to are "relayed"."""
+    kind, why = (path.kind, path.why) if path is not None else ("none", NOTHING_YET)
+    relay = relay_of(peer.remotes)
+    if not relay or kind == "datagram":
+        return kind, why
+    return ("relayed" if kind == "stream" else kind), f"through the relay {relay}: no direct connection; {why}"
 
 
 def peer_rows(
@@ -23,15 +35,16 @@ def peer_rows(
     rows = []
     for peer_id, peer in peers.items():
         path = paths.get(peer_id)
+        kind, why = path_and_why(path, peer)
         rows.append(
             {
                 "peer_id": peer_id,
                 "member": peer_id in members,
                 "addresses": sorted(addresses.get(peer_id, ())),
                 "hostname": hostnames.get(peer_id, ""),
-                "path": path.kind if path else "none",
+                "path": kind,
                 "path_address": path.address if path else "",
-                "path_why": path.why if path else "no packet went there yet",
+                "path_why": why,
                 "remote": list(peer.remotes),
                 "direction": peer.direction,
                 "agent": peer.agent,

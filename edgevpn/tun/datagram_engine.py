@@ -14,6 +14,7 @@ import select
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -40,6 +41,7 @@ _LATELY, _OFTEN = 0.004, 24  # so many receives in so many seconds are often
 _MUCH = 300_000  # bytes sent in so many seconds
 _SMALL = 2048  # bytes of a datagram by itself
 _MAX_LINKS = 4096
+MOST_OBSERVED: Final = 4
 _HANDSHAKE_FIRST, _HANDSHAKE_MOST = 0.25, 60.0
 _ANSWERS_AT_ONCE, _ANSWERS_A_SECOND = 20, 20  # ICMP, to our own side
 _NO_WAY = frozenset(
@@ -197,6 +199,11 @@ class DatagramEngine:
                 link.look(now)
                 self._wake()
             link.last_sent = now
+
+    def observed(self) -> list[Address]:
+        """Where peers see us, what most of them say first; a few."""
+        told = Counter(address for link in list(self.links.values()) for address in link.observed.values())
+        return [address for address, _ in told.most_common(MOST_OBSERVED)]
 
     def is_own(self, frame: memoryview | bytearray) -> bool:
         """Whether the device gave us a datagram of our own: from our port to where a peer may be reached."""

@@ -107,6 +107,7 @@ class DatagramLink:
         self._ways: dict[Address, Way] = {}  # all candidates
         self._way: Way | None = None  # the one in use
         self.second: Way | None = None
+        self.observed: dict[bool, Address] = {}  # where the peer sees us, by IPv6
         self.moves = 0
         self._repairs = repairs
         self.repair_counters: Counter[str] = Counter()  # of sessions that are gone
@@ -314,6 +315,7 @@ class DatagramLink:
         way, at, size = asked
         if self._ways.get(way.address) is not way:
             return False  # it had to go meanwhile
+        self.observed[":" in answer.observed[0]] = answer.observed
         way.on_answer(size, at, now)
         self._back_off.reset()
         if way is self._way:

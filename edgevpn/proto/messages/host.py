@@ -10,10 +10,14 @@ from edgevpn.proto.messages.base import Message
 
 
 class HostSelf(Message, frozen=True):
-    """Value of the state "self" at key "host": our peer ID and the addresses others can dial."""
+    """Value of the state "self" at key "host": our peer ID and where others can dial us, through relays last.
+
+    `observed`: IP addresses that peers on the other side of a NAT see us under.
+    """
 
     peer_id: str
     listen: list[str]
+    observed: list[str] = msgspec.field(default_factory=list)
 
 
 class PeerState(Message, frozen=True):

@@ -11,6 +11,7 @@ const MOST_ROWS = 200;
 const KINDS = {
   datagram: ["datagram", "direct, UDP", "good"],
   stream: ["stream", "TCP stream", "warn"],
+  relayed: ["relayed", "relayed, TCP", "warn"],
   "edgevpn-stream": ["go", "Go stream", "info"],
   none: ["idle", "no packets yet", ""],
 };
