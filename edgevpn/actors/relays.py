@@ -141,8 +141,10 @@ class Relays:
         self._settle(wanted=wanted)
         if self.punch is not None:
             for peer_id, peer in self._host.peers().items():
-                dialled_us = all(c.relayed and c.direction == "inbound" for c in peer.connections)
-                if dialled_us and peer_id not in self._punching and len(self._punching) < MAX_PUNCHING:
+                if peer_id in self._punching or len(self._punching) >= MAX_PUNCHING or self._host.is_direct(peer_id):
+                    continue
+                ways = {c.direction for c in peer.connections}
+                if ways == {"inbound"} or (len(ways) == 2 and self._host.peer_id > peer_id):  # one of the two begins
                     self._punching.add(peer_id)
                     nursery.start_soon(self._punch, peer_id)
 
@@ -217,6 +219,7 @@ class Relays:
             if other != peer_id
             and HOP in peer.protocols
             and (other in given or not _MEMBERS_SPEAK.isdisjoint(peer.protocols))
+            and self.client.may_know(other, peer_id)
             and self._host.is_direct(other)
         ]
         return found[:MAX_AROUND]

@@ -4,7 +4,8 @@ No probe is sent to find that out; what peers say anyway tells it. Each says on 
 (identify). If that is no address of this machine's, there is a NAT in between:
 
     we dialled, and are seen elsewhere        behind a NAT: nobody beyond it can dial us
-    it dialled us there                       the NAT passes connections on to us: as good as reachable
+    it dialled us there                       the NAT passes connections on to us: as good as reachable, unless a hole
+                                              was made for just that one
     it dialled us here, or sees us here       nothing in between
 
 A firewall without a NAT does not show like this. There, what shows is a member that others are connected with and we
@@ -76,7 +77,7 @@ def judge(sights: Sequence[Seen], own: Collection[str]) -> Reach:
     beyond = outside(sights, own)
     if any(not one.outbound and not one.punched for one in beyond):
         return Reach.OPEN
-    if any(one.outbound for one in beyond):
+    if beyond:
         return Reach.BEHIND_NAT
     return Reach.OPEN if sights else Reach.UNKNOWN
 

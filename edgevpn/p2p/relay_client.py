@@ -46,6 +46,8 @@ from edgevpn.proto.peer_key import peer_id_bytes_untrusted, peer_id_text
 TIMEOUT = 10.0
 SHORTEST, LONGEST = 5.0, 86400.0  # seconds that a reservation is taken to last, whatever the clocks say
 MAX_ADDRS = 3  # announced of one relay
+UNKNOWN_FOR = 2.0  # seconds for which a relay that does not know a peer is not asked for it again by ourselves
+MAX_UNKNOWN = 256
 
 
 class RelayRefusedError(DialError):
@@ -102,6 +104,7 @@ class RelayClient:
         self._host = host
         self._count = count
         self.held: dict[str, Held] = {}
+        self._unknown: dict[tuple[str, str], float] = {}  # (relay, peer): until when
         host.serve(STOP, self._stop)
         host.dial_relayed_with(self.dial)
 
@@ -164,11 +167,19 @@ class RelayClient:
                     await stream.reset()
                 raise
         except RelayRefusedError as exc:
+            self._unknown.pop((relay, peer), None)
+            self._unknown[relay, peer] = trio.current_time() + UNKNOWN_FOR
+            if len(self._unknown) > MAX_UNKNOWN:
+                del self._unknown[next(iter(self._unknown))]
             raise OpenConnectionError(f"a relay refuses: {status_text(exc.status)}") from exc
         except EdgevpnError as exc:
             raise OpenConnectionError(str(exc)) from exc
         self._count("circuits_dialled")
         return conn
+
+    def may_know(self, relay: str, peer: str) -> bool:
+        """Whether a relay is worth asking for a peer: it has not just said no."""
+        return self._unknown.get((relay, peer), 0.0) <= trio.current_time()
 
     async def _stop(self, stream: HostStream) -> None:
         """A relay has somebody for us: serve the circuit until it ends."""

@@ -8,7 +8,7 @@ A router lets out all, and in only what answers that. It drops the rest without 
 
 from __future__ import annotations
 
-from scripts.labkit.namespaces import Node
+from scripts.labkit.namespaces import Lab, Node
 
 _RULES = """
 flush ruleset
@@ -49,3 +49,13 @@ def only_to(router: Node, *allowed: str) -> None:
 def open_up(router: Node) -> None:
     """Take back `only_to`."""
     router.run(["nft", "flush chain inet wall only"])
+
+
+def publish(lab: Lab) -> None:
+    """Give the lab's nodes addresses that look like the Internet's, 5.6.7.K: Go nodes serve as relays at such only."""
+    for k, node in enumerate(lab.nodes, 1):
+        node.address = f"5.6.7.{k}"
+        for version in ("-4", "-6"):
+            node.run(["ip", version, "addr", "flush", "dev", "eth0"])
+        node.run(["ip", "addr", "add", f"{node.address}/24", "dev", "eth0"])
+        node.run(["ip", "route", "replace", "default", "dev", "eth0"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +15,7 @@ from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nats import behind, only_to
 from scripts.labkit.nodes import Vpn, new_token
+from scripts.labkit.numbered import Numbered
 from scripts.labkit.traffic import wait_for
 from tests.netns.test_node import MakeNode
 
@@ -48,6 +51,11 @@ class Net:
 def row(vpn: Vpn, address: str) -> dict[str, Any]:
     """Of the peer with that VPN address; {} while it is not connected."""
     return next((dict(one) for one in vpn.json("peers") if address in one["addresses"]), {})
+
+
+def is_direct(found: dict[str, Any]) -> bool:
+    remotes = found.get("remote", [])
+    return bool(remotes) and not any("/p2p-circuit" in one for one in remotes)
 
 
 def path(vpn: Vpn, address: str) -> str:
@@ -114,10 +122,7 @@ def test_where_their_nats_allow_it_packets_go_directly_soon_and_no_more_through_
     assert found.received == found.sent == 200
     assert stats(net.relay)["relay_bytes"] - before < 10_000  # 200 packets there and back are 33,600
     if punch:
-        direct = lambda: all(
-            "/p2p-circuit" not in r for h, t, _ in both for r in row(h, t).get("remote", ["/p2p-circuit"])
-        )  # noqa: E731, E501
-        wait_for(direct, 20, 0.2, "a direct connection")
+        wait_for(lambda: all(is_direct(row(h, t)) for h, t, _ in both), 20, 0.2, "a direct connection")
         print(f"direct connections after {time.monotonic() - began:.1f} s: {row(a, '10.1.0.5')['remote']}")
         wait_for(lambda: stats(net.relay)["relay_circuits_now"] == 0, 10, 0.2, "the end of the circuits")
         wait_for(lambda: same_ledger(net.relay, a, b), 20, 0.2, "one ledger")
@@ -125,3 +130,66 @@ def test_where_their_nats_allow_it_packets_go_directly_soon_and_no_more_through_
     else:
         time.sleep(5)
         assert all("/p2p-circuit" in r for h, t, _ in both for r in row(h, t)["remote"])
+
+
+def test_when_a_relay_dies_another_takes_its_place_and_one_that_comes_back_is_used_again(
+    make_lab: MakeLab, start: MakeNode
+) -> None:
+    """Six nodes: the sixth is in reach, too. Then the host actor of one behind a NAT is killed."""
+    lab = make_lab(6)
+    net = Net(lab, start)
+    other = lab.node(6)
+    other.run(["ip", "-6", "addr", "flush", "dev", "eth0"])
+    for k in (2, 3):
+        only_to(lab.node(k), lab.node(1).address, other.address)
+    second = start(other, net.token, "10.1.0.6/24", "--dht=false", net.way, "--listen-maddrs=/ip4/0.0.0.0/tcp/4001")
+    second_id = str(second.wait_for_state("up")["peer_id"])
+    a, b = net.one(4), net.one(5)
+    traffic.first_answer(a.node, "10.1.0.5", "edgevpn0", 30)
+    for vpn in (a, b):
+        wait_for(lambda vpn=vpn: stats(vpn)["reservations"] == 2, 20, 0.2, "places at both relays")
+    packets = Numbered(a.node, b.node, "10.1.0.5", 50)
+    time.sleep(1)
+    moment = time.monotonic()
+    through = row(a, "10.1.0.5")["path_why"].split()[3].rstrip(":")
+    dying, left = (net.relay, second_id) if through == net.relay_id else (second, net.relay_id)
+    assert through in (net.relay_id, second_id)
+    dying.process.kill()
+    wait_for(lambda: row(a, "10.1.0.5").get("path_why", "").startswith(f"through the relay {left}"), 30, 0.2, "another")
+    traffic.first_answer(a.node, "10.1.0.5", "edgevpn0", 20)
+    time.sleep(1)
+    print(f"a relay died: {packets.finish().silence_at(moment):.2f} s of silence")
+    dying.start_again()
+    dying.wait_for_state("up", 20)
+    for vpn in (a, b):
+        wait_for(lambda vpn=vpn: stats(vpn)["reservations"] == 2, 60, 0.5, "the place at the relay that is back")
+    os.kill(b.pid_of("host"), signal.SIGKILL)
+    moment = time.monotonic()
+    traffic.first_answer(a.node, "10.1.0.5", "edgevpn0", 30)
+    print(f"the host behind the NAT was killed: an answer after {time.monotonic() - moment:.2f} s")
+    wait_for(lambda: stats(b)["reservations"] == 2, 30, 0.5, "places of the new host")
+    assert row(b, "10.1.0.4")["path"] == "relayed"
+    wait_for(lambda: same_ledger(net.relay, second, a, b), 30, 0.5, "one ledger")
+
+
+def test_places_are_renewed_in_time_and_a_circuit_that_ends_is_followed_by_another(
+    make_lab: MakeLab, start: MakeNode
+) -> None:
+    ttl = ("--relay-service-reservation-ttl=8s", "--relay-service-max-duration=6s")
+    net = Net(make_lab(5), start, relay_flags=ttl)
+    net.close_off()
+    a, b = net.one(4), net.one(5)
+    traffic.first_answer(a.node, "10.1.0.5", "edgevpn0", 30)
+    packets = Numbered(a.node, b.node, "10.1.0.5", 50)
+    began = time.monotonic()
+    places = []
+    while time.monotonic() - began < 25:
+        places.append(stats(net.relay)["relay_places"])
+        time.sleep(0.5)
+    seen = packets.finish()
+    found = stats(net.relay)
+    print({name: value for name, value in found.items() if "relay" in name}, "worst silence", seen.longest_s)
+    assert set(places) == {2}
+    assert found["relay_reservations"] >= 6
+    assert found["relay_circuits_over_their_time"] >= 3
+    assert seen.longest_s < 6

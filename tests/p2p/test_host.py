@@ -10,11 +10,6 @@ import pytest
 import trio
 import trio.testing
 from libp2p.peer.id import ID
-from libp2p.relay.circuit_v2.config import RelayConfig, RelayRole
-from libp2p.relay.circuit_v2.protocol import PROTOCOL_ID as HOP, CircuitV2Protocol
-from libp2p.relay.circuit_v2.resources import RelayLimits
-from libp2p.relay.circuit_v2.transport import CircuitV2Transport
-from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from edgevpn.errors import EdgevpnError, UsageError
@@ -454,34 +449,6 @@ async def test_much_can_be_sent_to_a_stock_host() -> None:
             await stream.write(bytes(100_000))
         with trio.fail_after(10):
             assert await stream.read_exactly(4) == b"done"
-
-
-async def test_libp2ps_relay_carries_a_connection_to_a_peer_behind_it() -> None:
-    limits = RelayLimits(duration=3600, data=2**30, max_circuit_conns=8, max_reservations=8)
-    async with open_host(b"r" * 32, LOOPBACK) as relay, hosts() as (host, other):
-        relaying = CircuitV2Protocol(relay.libp2p, limits, allow_hop=True)
-        behind, before = CircuitV2Protocol(host.libp2p, limits), CircuitV2Protocol(other.libp2p, limits)
-        async with background_trio_service(relaying), background_trio_service(behind), background_trio_service(before):
-            for service in (relaying, behind, before):
-                await service.event_started.wait()
-            client = CircuitV2Transport(host.libp2p, behind, RelayConfig())
-            await host.connect(relay.peer_id, relay.listen_addrs(), timeout=5)
-            asking = await host.libp2p.new_stream(relay.libp2p.get_id(), [HOP])
-            async with trio.open_nursery() as nursery:
-                assert await client.reserve(asking, relay.libp2p.get_id(), nursery)
-                dialler = CircuitV2Transport(other.libp2p, before, RelayConfig(roles=RelayRole.STOP))
-                other.dial_relayed_with(dialler.dial)
-                circuit = f"{relay.listen_addrs()[0]}/p2p/{relay.peer_id}/p2p-circuit"
-                await other.connect(host.peer_id, [circuit], timeout=5)
-                assert [c.relayed for c in other.peers()[host.peer_id].connections] == [True]
-                host.serve("/echo/1", echo)
-                stream = await other.new_stream(host.peer_id, ["/echo/1"], timeout=5)
-                await stream.write(b"x" * 300_000)
-                assert await stream.read_exactly(300_000) == b"x" * 300_000
-                # a direct connection is preferred once there is one
-                await host.connect(other.peer_id, other.listen_addrs(), timeout=5)
-                await host.ping(other.peer_id, timeout=5)
-                nursery.cancel_scope.cancel()
 
 
 async def test_errors_are_all_of_one_family() -> None:

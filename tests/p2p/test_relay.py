@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
+from libp2p.peer.id import ID
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from edgevpn.p2p import relay_service
+from edgevpn.p2p import relay_client, relay_service
+from edgevpn.p2p.address_book import DialAddr
 from edgevpn.p2p.host import DialError, Host, HostStream, StreamError, open_host
 from edgevpn.p2p.relay_client import RelayClient, RelayRefusedError
 from edgevpn.p2p.relay_service import RelayService
@@ -169,6 +171,22 @@ async def test_a_peer_without_a_known_address_is_looked_for_at_the_relays_that_a
         stream = await net.b.new_stream(net.a.peer_id, ["/echo/1"], timeout=5)
         await stream.write(b"found")
         assert await stream.read_exactly(5) == b"found"
+
+
+async def test_a_relay_that_does_not_know_a_peer_is_left_alone_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_client, "MAX_UNKNOWN", 2)
+    async with three(reserve=False) as net:
+        relay, a = net.relay.peer_id, net.a.peer_id
+        assert net.dialler.may_know(relay, a)
+        with pytest.raises(DialError, match="no reservation"):
+            await net.connect()
+        assert not net.dialler.may_know(relay, a)
+        assert net.dialler.may_know(relay, "somebody else")
+        for other in (relay, a):  # others take the place of the first
+            net.dialler._unknown[other, other] = 1e9
+        with pytest.raises(DialError, match="no reservation"):
+            await net.connect()
+        assert len(net.dialler._unknown) == 2
 
 
 # --- who may
@@ -384,3 +402,28 @@ async def test_limits_and_an_expiry_that_a_relay_tells_are_taken_with_care() -> 
         held = await net.behind.reserve(net.relay.peer_id)
         assert held.addrs == (net.circuit, f"{mine}/p2p-circuit")
         assert held.ttl == 5.0
+
+
+async def test_an_address_heard_of_while_another_hangs_is_dialled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with three() as net, trio.open_nursery() as nursery:
+        direct = net.b._swarm._dial_direct
+
+        async def hang(peer: ID, addr: DialAddr) -> object:
+            if addr.text.startswith("/ip4/192.0.2."):
+                await trio.sleep_forever()
+            return await direct(peer, addr)
+
+        monkeypatch.setattr(net.b._swarm, "_dial_direct", hang)
+
+        async def first() -> None:
+            with suppress(DialError):
+                await net.b.connect(net.a.peer_id, ["/ip4/192.0.2.1/tcp/1"], timeout=5)
+
+        nursery.start_soon(first)
+        await trio.sleep(0.1)
+        began = time.monotonic()
+        await net.connect()
+        assert time.monotonic() - began < 2
+        assert net.b.is_relayed(net.a.peer_id)
+        nursery.cancel_scope.cancel()
+    assert net.b._swarm._being_tried == {}

@@ -23,6 +23,7 @@ TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "compatibility.md"
 GO_COMMANDS = {"api", "dns", "file-receive", "file-send", "help", "peergater", "proxy", "start"}
 GO_COMMANDS |= {"service-add", "service-connect"}
+RELAY = "/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWMbbPVGsZYh3ChQjue712NHHGNybRRXwnuSpezYjGbCDS"
 _REFERENCE = re.compile(r"`([\w/]+\.py)::(\w+)(?:\[\w+\])?`")
 
 
@@ -141,6 +142,19 @@ def test_every_command_and_route_has_a_row() -> None:
         ("--peergate-autoclean", "peergate_autoclean", True),
         ("--peergate-interval=9", "peergate_interval", 9.0),
         ("--ownership-ttl=100", "ownership_ttl", 100.0),
+        ("--autorelay=false", "autorelay", False),
+        ("--autorelay-discovery-interval=1m", "autorelay_interval", 60.0),
+        ("--autorelay-static-only", "autorelay_static_only", True),
+        (f"--autorelay-static-peer={RELAY}", "static_relays", (RELAY,)),
+        ("--holepunch=false", "holepunch", False),
+        ("--relay-service=false", "relay_service", False),
+        ("--relay-service-network-only=false", "relay_network_only", False),
+        ("--relay-service-acl-refresh=5s", "relay_acl_refresh", 5.0),
+        ("--relay-service-max-data=1000", "relay_max_data", 1000),
+        ("--relay-service-max-duration=1m", "relay_max_duration", 60.0),
+        ("--relay-service-max-circuits=3", "relay_max_circuits", 3),
+        ("--relay-service-reservation-ttl=10m", "relay_reservation_ttl", 600.0),
+        ("--relay-service-buffer-size=4096", "relay_buffer_size", 4096),
         ("--router=10.1.0.9", "router", "10.1.0.9"),
         ("--datagram-port=4711", "datagram_port", 4711),
         ("--dns-cache-size=5", "dns_cache_size", 5),
