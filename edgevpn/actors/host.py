@@ -128,6 +128,7 @@ class HostActor:
         self.care = PeerCare(shell, host, self._peers)
         self.relays = Relays(shell, host, self.trust)
         self.relays.when_announced = self._publish_self
+        self.care.is_needed = self.relays.needs
 
     def register(self) -> None:
         mailbox = self._shell.mailbox

@@ -7,7 +7,7 @@ The rules are in p2p/redial.py, p2p/conduct.py and p2p/water_marks.py. Other act
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -45,7 +45,9 @@ class PeerCare:
         self._parting: list[str] = []
         self._to_part = trio.Event()
         self._unwanted: set[str] = set()  # we close their connections
-        self._named = {addr.rpartition("/p2p/")[2] for addr in shell.config.bootstrap_peers}
+        named = (*shell.config.bootstrap_peers, *shell.config.static_relays)
+        self._named = {addr.rpartition("/p2p/")[2] for addr in named}
+        self.is_needed: Callable[[str], bool] = lambda _peer: False  # as a relay, or by one behind it
         host.on_offence = self._offence
         shell.mailbox.on_request(Misbehaved, self._misbehaved, only=_MAY_COMPLAIN)
         shell.when_clock_jumps.append(self.clock_jumped)
@@ -167,7 +169,7 @@ class PeerCare:
                 last_heard,
                 streams,
                 isinstance(state := self._peers.items.get(peer_id), PeerState) and _is_of_the_network(state),
-                peer_id in self._named,
+                peer_id in self._named or self.is_needed(peer_id),
             )
             for peer_id, connections, since, last_heard, streams in self._host.holdings()
         ]

@@ -103,6 +103,10 @@ class Relays:
             self.table.gone(event.peer_id)
         self._wake.set()
 
+    def needs(self, peer_id: str) -> bool:
+        """Whether a connection carries a reservation, ours or the peer's."""
+        return peer_id in self.client.held or self.table.has_place(peer_id)
+
     def not_reached(self) -> None:
         """A member that others are connected with could not be reached."""
         self.auto.note_unreached(trio.current_time())

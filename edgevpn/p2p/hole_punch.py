@@ -11,6 +11,7 @@ the same NAT. Three tries, as the specification has it, then again after pauses 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import trio
@@ -31,6 +32,8 @@ DIAL_AGAIN = 0.2
 TRIES = 3
 PAUSES = (300.0, 900.0, 3600.0)  # after so many tries in vain
 MOST = 8  # addresses
+MAX_ASKED, ASKED_WITHIN = 6, 300.0  # so often a peer may have us dial
+MAX_PEERS = 256
 MAX_RTT = 4.0
 
 
@@ -40,6 +43,7 @@ class HolePunch:
     def __init__(self, host: Host, count: Callable[[str], None] = lambda _: None) -> None:
         self._host = host
         self._count = count
+        self._asked: OrderedDict[str, list[float]] = OrderedDict()  # when each peer had us dial
         host.serve(DCUTR, self._answer)
 
     def _own(self) -> list[bytes]:
@@ -113,6 +117,8 @@ class HolePunch:
         """The other side begins."""
         if not stream.relayed or not stream.dialled_connection or stream.peer_id in self._host.punching:
             raise UntrustedDataError("dcutr: it is not for the peer to begin")
+        if not self._may_ask(stream.peer_id, trio.current_time()):
+            raise UntrustedDataError("dcutr: the peer asks too often")
         try:
             with trio.fail_after(TIMEOUT):
                 offer = read_punch_untrusted(await stream.read_message())
@@ -126,6 +132,17 @@ class HolePunch:
             raise EdgevpnError("the peer takes too long") from exc
         await stream.release()
         await self._dial(stream.peer_id, addrs, client=True)
+
+    def _may_ask(self, peer_id: str, now: float) -> bool:
+        """A peer names the addresses that we dial then: it must not do so again and again."""
+        asked = [at for at in self._asked.pop(peer_id, ()) if now - at < ASKED_WITHIN]
+        self._asked[peer_id] = asked
+        if len(self._asked) > MAX_PEERS:
+            self._asked.popitem(last=False)
+        if len(asked) >= MAX_ASKED:
+            return False
+        asked.append(now)
+        return True
 
     async def _dial(self, peer_id: str, addrs: Sequence[DialAddr], *, client: bool) -> None:
         """Dial all of them, again and again, until there is a direct connection, whoever made it, or time is over."""

@@ -52,6 +52,9 @@ class RelayTable:
     def reservations(self) -> int:
         return len(self._reserved)
 
+    def has_place(self, peer: str) -> bool:
+        return peer in self._reserved
+
     def allows(self, peer: str) -> bool:
         return self.members is None or peer in self.members
 

@@ -519,6 +519,8 @@ class DatagramLink:
         """Of the probes for a way: what is to be found out about its size, and a small one last."""
         small = min(SMALL, self._full)
         if not way.mtu.size and not way.answered:
+            if self._way is None and self._round > _ROUND_WANTED:
+                return [small]  # nobody waits for it: what it carries is asked for when it has answered
             return list(dict.fromkeys((*way.mtu.first(), small)))
         if way is not self._way:
             return list(dict.fromkeys((way.mtu.size or way.mtu.full, small)))

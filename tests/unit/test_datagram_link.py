@@ -107,6 +107,13 @@ def world() -> World:
     return World()
 
 
+def test_a_link_knows_where_its_peer_sees_it(world: World) -> None:
+    world.shake()
+    world.run(1.0)
+    assert world.one.observed == {False: A}
+    assert world.two.observed == {False: B}
+
+
 def test_after_a_handshake_both_sides_find_a_way(world: World) -> None:
     world.shake()
     assert not world.one.is_live
@@ -266,6 +273,28 @@ def test_an_idle_path_is_quiet_but_kept(world: World) -> None:
     assert world.one.is_live
     assert world.two.is_live
     assert 10 <= count <= 2 * 2 * 300 / 25 + 4
+
+
+def test_a_way_that_never_answers_costs_little_while_idle_and_is_good_when_it_opens(world: World) -> None:
+    spent = 0
+
+    def closed(_source: Address, _target: Address, size: int) -> None:
+        nonlocal spent
+        spent += size + 20
+
+    world.reach = closed
+    world.shake()
+    world.run(120.0)
+    spent = 0
+    world.run(300.0)
+    per_way = spent * 8 / 300 / 2
+    assert per_way < 50  # bit/s
+    world.reach = lambda *_: 0.01
+    world.run(32.0)
+    assert world.one.is_live
+    assert world.two.is_live
+    assert not world.one.narrow
+    assert not world.two.narrow
 
 
 def test_a_peer_that_moved_is_followed_within_a_second(world: World) -> None:
