@@ -199,6 +199,7 @@ class HostActor:
             self._publish_self()
             await self._host.drop_stranded()
             self.care.hurry()
+            self.relays.hurry()
 
     def _save_book(self) -> None:
         """Dialable addresses of the peers that are connected now."""

@@ -78,7 +78,7 @@ class Relays:
         self.punch = HolePunch(host, shell.count) if config.holepunch else None
         self.reach = Reach.UNKNOWN
         self.when_announced: Callable[[], None] = lambda: None
-        self._punching: set[str] = set()
+        self._punching: dict[str, trio.CancelScope] = {}
         self._wake = trio.Event()
         self._learned = -AGAIN
         self._learning = trio.Lock()
@@ -101,7 +101,20 @@ class Relays:
     def on_event(self, event: PeerEvent) -> None:
         if event.kind in ("disconnected", "changed") and not self._host.is_direct(event.peer_id):
             self.table.gone(event.peer_id)
+        if event.kind == "disconnected":
+            self._stop_punching(event.peer_id)
         self._wake.set()
+
+    def hurry(self) -> None:
+        """Our own addresses have changed: try again what was in vain."""
+        for peer_id in list(self._punching):
+            self._stop_punching(peer_id)
+        self._wake.set()
+
+    def _stop_punching(self, peer_id: str) -> None:
+        scope = self._punching.pop(peer_id, None)
+        if scope is not None:
+            scope.cancel()
 
     def needs(self, peer_id: str) -> bool:
         """Whether a connection carries a reservation, ours or the peer's."""
@@ -149,8 +162,8 @@ class Relays:
                     continue
                 ways = {c.direction for c in peer.connections}
                 if ways == {"inbound"} or (len(ways) == 2 and self._host.peer_id > peer_id):  # one of the two begins
-                    self._punching.add(peer_id)
-                    nursery.start_soon(self._punch, peer_id)
+                    scope = self._punching[peer_id] = trio.CancelScope()
+                    nursery.start_soon(self._punch, peer_id, scope)
 
     def _candidates(self, beyond: set[str]) -> list[str]:
         """Relays to ask, the best first: those given, then members; behind a NAT none that is behind it with us."""
@@ -190,12 +203,14 @@ class Relays:
             self._shell.log.info("reached through relays", addresses=addrs)
             self.when_announced()
 
-    async def _punch(self, peer_id: str) -> None:
+    async def _punch(self, peer_id: str, scope: trio.CancelScope) -> None:
         try:
-            if self.punch is not None:
-                await self.punch.run_for(peer_id)
+            with scope:
+                if self.punch is not None:
+                    await self.punch.run_for(peer_id)
         finally:
-            self._punching.discard(peer_id)
+            if self._punching.get(peer_id) is scope:
+                del self._punching[peer_id]
 
     async def _keep_connected(self, address: str, peer_id: str) -> None:
         """Stay connected to a relay that was given."""
