@@ -29,8 +29,10 @@ from edgevpn.p2p.pubsub import Gossip, open_gossip
 from edgevpn.proto import protocols
 from edgevpn.proto.messages import (
     Body,
+    Done,
     GossipReceived,
     Member,
+    Mute,
     NetworkFacts,
     Publish,
     Published,
@@ -39,6 +41,7 @@ from edgevpn.proto.messages import (
 from edgevpn.proto.topic_schedule import TopicWindow, schedule
 
 QUEUE = 256
+LONGEST_MUTE = 60.0  # s
 RETAIN = 64  # messages kept for a ledger that is away; the newest matter
 
 
@@ -116,6 +119,7 @@ class GossipActor:
         self._messages = shell.mailbox.feed("messages", Feed(size=QUEUE, retain=RETAIN))
         self._words = shell.mailbox.feed("public", Feed(size=QUEUE, retain=RETAIN))
         shell.mailbox.on_request(Publish, self._publish)
+        shell.mailbox.on_request(Mute, self._mute, only={"ledger"})
         shell.namespace["gossip"] = gossip
         shell.gauges |= {
             "members": lambda: len(self._members.items),
@@ -186,6 +190,14 @@ class GossipActor:
                 if self._trust.allows(peer):
                     topics.setdefault(peer, []).append(topic)
         self._members.replace({peer: Member(names) for peer, names in topics.items()})
+
+    async def _mute(self, request: Mute) -> Body:
+        try:
+            self._gossip.mute(request.author, min(max(request.seconds, 0.0), LONGEST_MUTE))
+        except ValueError as exc:
+            raise RequestError("unknown", "that is no peer ID") from exc
+        self._shell.count("authors_muted")
+        return Done()
 
     async def _publish(self, request: Publish) -> Body:
         topic = request.topic or self._publish_topic

@@ -2,8 +2,9 @@
 
 What is said when, and to whom, is decided in edgevpn/ledger: gossip_core.py for what is told, own_entries.py for what
 we write of ourselves, clock_watch.py for what to think of our clock. This actor carries it out. Nodes of ours are
-spoken to on streams (ledger_links.py); blocks on the gossip topic, opened by the sealer, come from Go nodes and are
-published for them, on the topic of the current window and on those that Go nodes with other clocks are on.
+spoken to on streams (ledger_links.py); blocks on the gossip topic come from Go nodes and are published for them
+(ledger_topic.py). A peer that tells much that is useless is read on from when its allowance (ledger/allowance.py) lets
+it, and what is much is taken in a little at a time, so that nobody waits for long behind it.
 
 What is kept on disk is in ledger_store.py, what others see of the ledger in ledger_views.py. Dies: routes and names
 stay as last seen with those who watch them.
@@ -13,34 +14,45 @@ from __future__ import annotations
 
 import platform
 import random
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import trio
 
 from edgevpn import __version__
 from edgevpn.actors.actor_entry import actor_entry
-from edgevpn.actors.client import ActorUnavailableError, RefusedError, apply
+from edgevpn.actors.client import apply
 from edgevpn.actors.complaints import Complaints
 from edgevpn.actors.ledger_dhcp import LedgerDhcp
 from edgevpn.actors.ledger_introductions import LedgerIntroductions
 from edgevpn.actors.ledger_links import LedgerLinks
 from edgevpn.actors.ledger_store import LedgerStore
+from edgevpn.actors.ledger_topic import LedgerTopic
 from edgevpn.actors.ledger_views import LedgerViews, bucket_told
 from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
-from edgevpn.errors import UntrustedDataError
+from edgevpn.ledger.allowance import Allowance, cost_of_frame
 from edgevpn.ledger.clock_watch import ClockWatch
 from edgevpn.ledger.gossip_core import Action, GossipCore, Send, lack_of
-from edgevpn.ledger.merge import FULL, ROLLBACK, TOO_FAR_AHEAD, MergeResult, Place, changed_entries, with_entries
+from edgevpn.ledger.merge import (
+    FULL,
+    ROLLBACK,
+    TOO_FAR_AHEAD,
+    MergeResult,
+    Place,
+    changed_entries,
+    in_parts,
+    joined,
+    with_entries,
+)
 from edgevpn.ledger.own_entries import OwnEntries, Written
 from edgevpn.ledger.policy import Mode
 from edgevpn.ledger.state import LedgerState
-from edgevpn.proto.block import Block, count_entries, read_block_untrusted, write_block
+from edgevpn.proto.block import Block, write_block
 from edgevpn.proto.clock_jump import Jump
 from edgevpn.proto.entry import Entry
-from edgevpn.proto.gossip_message import compress, decompress_untrusted
 from edgevpn.proto.ledger_frames import Digest, Entries, Frame, Peers, Told, entries_untrusted
 from edgevpn.proto.messages import (
     Announce,
@@ -49,43 +61,36 @@ from edgevpn.proto.messages import (
     Body,
     ClockState,
     Done,
-    Event,
-    GossipReceived,
     Leave,
     LedgerReply,
     LedgerRequest,
-    Member,
-    Open,
-    Opened,
     PeerState,
-    Publish,
-    Published,
-    Seal,
-    Sealed,
     Window,
     Withdraw,
 )
 from edgevpn.proto.peer_key import PrivateKey
 from edgevpn.proto.protocols import LEDGER
-from edgevpn.proto.topic_schedule import TopicWindow, publish_topics
 from edgevpn.proto.values import HEALTHCHECK, MACHINES, Machine, write_value
 
 GRACE = 5.0  # s in which a member that may be one of ours need not have a link
 CLOCK_CHECK = 5.0  # s
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
 _FLOOD = (FULL, TOO_FAR_AHEAD)
-_SMALL, _FEW = 4096, 16  # bytes of a frame's entries, and entries, that are worked on without a thread
+_SMALL = 4096  # bytes of a frame's entries that are read without a thread
+_FEW = 16  # entries that are merged in one turn: about 2 ms, most of it for signatures
+_SWITCH = 0.0005  # s that a thread may keep the interpreter from the others, when they want it
 
 
 @actor_entry
 async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket: str) -> None:
     async with open_shell(ctx, name, run_dir, config, ticket) as (shell, nursery):
+        sys.setswitchinterval(_SWITCH)  # each time the main thread asks for it, of many times for one frame
         key = PrivateKey(await shell.grant("identity"))
         actor = LedgerActor(shell, key)
         await actor.load()
         actor.announce_ours()
         await shell.ready()
-        nursery.start_soon(actor.receive)
+        nursery.start_soon(actor.topic.receive)
         nursery.start_soon(actor.follow, "gossip", "members", actor.members)
         nursery.start_soon(actor.follow, "host", "peers", actor.peers)
         nursery.start_soon(actor.follow, "sealer", "windows", actor.windows)
@@ -95,7 +100,7 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         shell.when_clock_jumps.append(actor.clock_jumped)
         nursery.start_soon(actor.speak)
         nursery.start_soon(actor.complaints.run)
-        nursery.start_soon(actor.publish)
+        nursery.start_soon(actor.topic.publish)
         nursery.start_soon(actor.watch_clock)
         nursery.start_soon(actor.store.run)
         if actor.dhcp is not None:
@@ -153,9 +158,18 @@ class LedgerActor:
         self._reconsider_at = float("inf")
         self._rearmed = trio.Event()
         self._merging = trio.Lock()  # fair: whoever sends much waits as often as the others
-        self._to_publish: dict[Place, Entry] = {}
-        self._publish_whole = False
-        self._publish_more = trio.Event()
+        self.allowance = Allowance()
+        self.topic = LedgerTopic(
+            shell,
+            self.state,
+            self.core,
+            self.clocks,
+            self.allowance,
+            self.complaints,
+            self.windows,
+            self.members,
+            self._merge_block,
+        )
         self._clock = shell.mailbox.state("clock")
         shell.mailbox.on_request(LedgerRequest, self._entries)
         shell.mailbox.on_request(BlockRequest, self._block)
@@ -278,33 +292,8 @@ class LedgerActor:
 
     # --- hearing
 
-    async def receive(self) -> None:
-        """Blocks on the topic."""
-        sealer = self._shell.client("sealer")
-        async with self._shell.client("gossip").watch("messages") as events:
-            async for event in events:
-                if not isinstance(event, Event) or not isinstance(event.body, GossipReceived):
-                    continue
-                peer = event.body.from_peer
-                try:
-                    opened = await sealer.call(Open(event.body.data), Opened)
-                    block = await trio.to_thread.run_sync(_read_untrusted, opened.plaintext)
-                except RefusedError as exc:
-                    self._shell.warn("messages_not_opened", peer=peer, reason=str(exc))
-                except UntrustedDataError as exc:
-                    self._shell.warn("blocks_refused", peer=peer, reason=str(exc))
-                    if event.body.author == peer:  # others pass it on unread
-                        self.complaints.note(peer, "malformed")
-                except ActorUnavailableError:
-                    self._shell.count("messages_lost_without_sealer")
-                else:
-                    window = self.windows.get(opened.window)
-                    if isinstance(window, Window) and peer not in self.core.links:
-                        now = trio.current_time()
-                        self.clocks.heard_window(peer, window.topic_start, window.topic_end, time.time(), now)
-                    await self._merge_block(block, peer)
-
-    async def _merge_block(self, block: Block, peer: str) -> None:
+    async def _merge_block(self, block: Block, peer: str) -> MergeResult:
+        """A block on the topic."""
         merged = await self._judged(block)
         self._shell.count("blocks_merged")
         self._after_merge(merged, peer)
@@ -313,36 +302,46 @@ class LedgerActor:
             self._shell.count("indexes_outdone")
         self.core.merged_block(peer, lack, merged, trio.current_time())
         self._rearmed.set()
+        return merged
 
-    async def _on_frame(self, peer: str, frame: Frame) -> None:
-        """A frame of a link, opened. Raises UntrustedDataError."""
+    async def _on_frame(self, peer: str, frame: Frame) -> float:
+        """A frame of a link, opened; for how long the peer's next one may wait. Raises UntrustedDataError."""
         self.introductions.is_member(peer)
         if isinstance(frame, Peers):
             self.introductions.heard(peer, frame)
-            return
+            return 0.0
         if isinstance(frame, Digest):
             self.clocks.heard_time(peer, frame.time_ms / 1000, time.time(), trio.current_time())
         if not isinstance(frame, Entries):
             self._do(self.core.on_frame(peer, frame, trio.current_time(), time.time()))
-            return
+            return 0.0
         if len(frame.entries) <= _SMALL:
             block = _as_block(entries_untrusted(frame.entries))
         else:
             block = await trio.to_thread.run_sync(lambda: _as_block(entries_untrusted(frame.entries)))
-        merged = await self._judged(block, small=count_entries(block.storage) <= _FEW)
+        merged = await self._merge_frame(block)
         self._shell.count("frames_merged")
         self._after_merge(merged, peer)
         self._do(self.core.merged(peer, frame, block, merged, trio.current_time()))
+        self.allowance.charge(peer, cost_of_frame(merged), trio.current_time())
+        return self.allowance.pause(peer, trio.current_time())
 
-    async def _judged(self, block: Block, *, small: bool = False) -> MergeResult:
+    async def _merge_frame(self, block: Block) -> MergeResult:
+        """Merge it a little at a time: others have their turns in between, and are never behind a whole frame."""
+        merged: list[MergeResult] = []
+        before = self.state.storage
+        for part in in_parts(block.storage, _FEW):
+            async with self._merging:
+                merged.append(self.state.merge(Block(storage=part), time.time()))
+            await trio.lowlevel.checkpoint()
+        return joined(merged, before)
+
+    async def _judged(self, block: Block) -> MergeResult:
         """Merge it. The work is done in a thread; what we write meanwhile wins, and the block is judged again."""
         async with self._merging:
             while True:
                 storage, wall = self.state.storage, time.time()
-                if small:
-                    merged = self.state.judge(block, wall)
-                else:
-                    merged = await trio.to_thread.run_sync(self.state.judge, block, wall)
+                merged = await trio.to_thread.run_sync(self.state.judge, block, wall)
                 if self.state.storage is storage:
                     self.state.take(merged, block, wall)
                     return merged
@@ -375,12 +374,8 @@ class LedgerActor:
         for action in actions:
             if isinstance(action, Send):
                 self.links.send(action.peer, action.frame)
-            elif action.entries is None:
-                self._publish_whole = True
-                self._publish_more.set()
             else:
-                self._to_publish.update(action.entries)
-                self._publish_more.set()
+                self.topic.publish_soon(action.entries)
         self._rearmed.set()
 
     def clock_jumped(self, _: Jump) -> None:
@@ -399,35 +394,6 @@ class LedgerActor:
             wake = min(self.core.next_wakeup(), self.own.next_wakeup(), self._reconsider_at)
             with trio.move_on_at(max(wake, now + 0.001)):
                 await self._rearmed.wait()
-
-    async def publish(self) -> None:
-        """On the topic: the newest of what is to be said. What can't be said now is said a moment later."""
-        while True:
-            self._publish_more = trio.Event()
-            entries, self._to_publish = self._to_publish, {}
-            whole, self._publish_whole = self._publish_whole, False
-            if not entries and not whole:
-                await self._publish_more.wait()
-                continue
-            plaintext = await trio.to_thread.run_sync(_write, self.state, None if whole else entries)
-            try:
-                for topic in self._topics():
-                    sealed = await self._shell.client("sealer").call(Seal(plaintext, topic), Sealed)
-                    await self._shell.client("gossip").call(Publish(sealed.data, topic), Published)
-            except (ActorUnavailableError, RefusedError):
-                self._shell.count("publishes_failed")
-                self._to_publish = entries | self._to_publish
-                self._publish_whole |= whole
-                await trio.sleep(0.05)
-            else:
-                self._shell.count("blocks_published" if whole else "parts_published")
-
-    def _topics(self) -> list[str]:
-        known = [window for window in self.windows.values() if isinstance(window, Window)]
-        windows = [TopicWindow(w.topic, w.topic_start, w.topic_end) for w in known]
-        members = [self.members.get(peer) for peer in self.core.others]
-        others = [member.topics for member in members if isinstance(member, Member)]
-        return publish_topics(windows, others, time.time()) or [""]
 
     async def watch_clock(self) -> None:
         """Tell the user when our clock and the others' differ."""
@@ -487,17 +453,8 @@ class LedgerActor:
 # What a peer's block can make long runs in a thread: meanwhile the actor answers.
 
 
-def _read_untrusted(plaintext: bytes) -> Block:
-    return read_block_untrusted(decompress_untrusted(plaintext))
-
-
 def _as_block(entries: Iterable[Told]) -> Block:
     return Block(storage=with_entries({}, {Place(bucket, key): entry for bucket, key, entry in entries}))
-
-
-def _write(state: LedgerState, entries: Mapping[Place, Entry] | None) -> bytes:
-    block = state.block if entries is None else state.partial_block(entries, time.time())
-    return compress(write_block(block))
 
 
 def _block_json(state: LedgerState) -> bytes:

@@ -5,7 +5,8 @@ and offers the protocol is dialled. Whether it is of our network is told by what
 don't open is left alone for a minute.
 
 A link's queue is bounded in frames and bytes. When it is full the link is given up and made anew: it begins with a
-digest, which finds whatever was lost. One frame of a peer is worked on at a time, and the next is read after that.
+digest, which finds whatever was lost. One frame of a peer is worked on at a time, and the next is read after that; a
+peer whose frames are useless waits, since we read on a moment later.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _SEND_TIMEOUT = 30.0
 _STRANGE = 3  # frames that can't be opened, one after the other
 _STANDS = 5.0  # s after which a link counts as having worked
 
-OnFrame = Callable[[str, Frame], Awaitable[None]]
+OnFrame = Callable[[str, Frame], Awaitable[float]]
 
 
 class _Outbound:
@@ -57,7 +58,8 @@ class _Outbound:
 
 
 class LedgerLinks:
-    """Dials, serves and queues. `on_up` and `on_down` are told of streams to speak on, `on_lost` of lost frames,
+    """Dials, serves and queues. `on_frame` takes one in, and says for how many seconds the peer's next shall wait;
+    `on_up` and `on_down` are told of streams to speak on, `on_lost` of lost frames,
     `on_offence` of peers that send what is no frame."""
 
     def __init__(
@@ -249,7 +251,12 @@ class LedgerLinks:
                     raise UntrustedDataError(str(exc)) from exc
                 continue
             strange = 0
-            await self._on_frame(peer, read_frame_untrusted(opened.plaintext))
+            pause = await self._on_frame(peer, read_frame_untrusted(opened.plaintext))
+            if pause > 0:
+                self._shell.count("frames_over_allowance")
+                await trio.sleep(pause)
+                if peer not in self._speaking:
+                    return  # it was refused meanwhile, or left: what it had still to say is no loss
 
     def _leave_alone(self, peer: str) -> None:
         self._strangers[peer] = trio.current_time() + STRANGER

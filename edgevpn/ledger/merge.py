@@ -22,13 +22,13 @@ since a version of 2^64 - 1 would lock its key for ever; and a ledger takes no m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from edgevpn.ledger.leases import Leases
 from edgevpn.ledger.policy import DEFAULT_TTL, Mode, Policy, owner_of, policy_of
-from edgevpn.ledger.quota import Quota, Usage, needs_room
+from edgevpn.ledger.quota import Usage, needs_room
 from edgevpn.proto.block import NULL_BUCKET, Block, Bucket, Storage, to_ns
 from edgevpn.proto.entry import Entry, same_entry, verify_entry
 
@@ -91,11 +91,11 @@ def merge_storage(
     now: float,
     ttl: float = DEFAULT_TTL,
     max_ahead: float | None = None,
-    quota: Quota | None = None,
+    usage: Usage | None = None,
 ) -> MergeResult:
     """Merge entries under `enforce` or `observe`. `now`: unix seconds; `ttl`, `max_ahead`: seconds (None: no bound).
 
-    `quota` None: no bound either.
+    `usage`: what `local` takes of a quota; it is left as it is. None: no bound either.
     """
     if mode is Mode.OFF:
         raise ValueError("without ownership whole blocks are adopted, see adopts()")
@@ -104,7 +104,7 @@ def merge_storage(
     changed: dict[Place, Entry] = {}
     violations: list[Violation] = []
     received = identical = older = 0
-    usage: Usage | None = None  # a pass over all entries: made when an entry needs room
+    taken: Usage | None = None  # a pass over the owners: made when an entry needs room
     for bucket, entries in incoming.items():
         policy = policy_of(bucket)
         ours: Bucket = local.get(bucket, {})
@@ -115,9 +115,9 @@ def merge_storage(
                 identical += 1
                 continue
             place = Place(bucket, key)
-            if quota is not None and needs_room(key, entry, existing):
-                usage = usage or Usage(local, quota)
-                if not usage.admits(key, entry, existing):
+            if usage is not None and needs_room(key, entry, existing):
+                taken = taken or usage.copy()
+                if not taken.admits(key, entry, existing):
                     violations.append(Violation(place, entry, FULL))  # a bound on memory, so under observe too
                     continue
             if existing is not None and entry.version < existing.version:
@@ -134,11 +134,41 @@ def merge_storage(
                 violations.append(Violation(place, entry, reason))
             if reason is not None and mode is not Mode.OBSERVE:
                 continue
-            if usage is not None:
-                usage.take(key, entry, existing)
+            if taken is not None:
+                taken.take(key, entry, existing)
             changed[place] = entry
     storage = with_entries(local, changed, empty=incoming) if changed else local
     return MergeResult(storage, changed, tuple(violations), received, identical, older)
+
+
+def in_parts(storage: Storage, most: int) -> Iterator[Storage]:
+    """Cut into storages of at most `most` entries, in order."""
+    part: dict[str, dict[str, Entry]] = {}
+    count = 0
+    for bucket, entries in storage.items():
+        for key, entry in entries.items():
+            part.setdefault(bucket, {})[key] = entry
+            count += 1
+            if count == most:
+                yield part
+                part, count = {}, 0
+    if part:
+        yield part
+
+
+def joined(results: Sequence[MergeResult], local: Storage) -> MergeResult:
+    """What merging one block after the other, into `local` first, did in all."""
+    changed: dict[Place, Entry] = {}
+    for result in results:
+        changed.update(result.changed)
+    return MergeResult(
+        results[-1].storage if results else local,
+        changed,
+        tuple(violation for result in results for violation in result.violations),
+        sum(result.received for result in results),
+        sum(result.identical for result in results),
+        sum(result.older for result in results),
+    )
 
 
 def why_refused(

@@ -8,7 +8,6 @@ and its signature's.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,20 +34,29 @@ def size_of(key: str, entry: Entry) -> int:
 
 
 class Usage:
-    """What a storage takes of a quota, kept up while entries are let in."""
+    """What a storage takes of a quota, kept up while entries are let in. To make one is a pass over all entries."""
 
     def __init__(self, storage: Storage, quota: Quota) -> None:
         self._quota = quota
         self._entries = self._bytes = 0
-        self._owned: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        self._owned: dict[str, tuple[int, int]] = {}
         for content in storage.values():
             for key, entry in content.items():
                 self._add(key, entry, 1)
 
+    def copy(self) -> Usage:
+        """One of its own; a pass over the owners."""
+        other = Usage({}, self._quota)
+        other._entries, other._bytes, other._owned = self._entries, self._bytes, self._owned.copy()
+        return other
+
     def _add(self, key: str, entry: Entry, sign: int) -> None:
         size = sign * size_of(key, entry)
-        count, total = self._owned[entry.owner]
-        self._owned[entry.owner] = (count + sign, total + size)
+        count, total = self._owned.get(entry.owner, (0, 0))
+        if count + sign:
+            self._owned[entry.owner] = (count + sign, total + size)
+        else:
+            self._owned.pop(entry.owner, None)
         self._entries += sign
         self._bytes += size
 
@@ -56,7 +64,7 @@ class Usage:
         """Whether there is room for the entry in the place of `existing`."""
         before = 0 if existing is None else size_of(key, existing)
         more = size_of(key, entry) - before
-        count, total = self._owned[entry.owner]
+        count, total = self._owned.get(entry.owner, (0, 0))
         new_here = existing is None
         new_owned = new_here or (existing is not None and existing.owner != entry.owner)
         grows = more > 0
@@ -69,11 +77,12 @@ class Usage:
             return False
         return not (grows or new_owned) or entry.deleted or total + max(more, 0) <= quota.owned_bytes
 
-    def take(self, key: str, entry: Entry, existing: Entry | None) -> None:
-        """It counts from now on, and `existing` no more."""
+    def take(self, key: str, entry: Entry | None, existing: Entry | None) -> None:
+        """It counts from now on (None: nothing does), and `existing` no more."""
         if existing is not None:
             self._add(key, existing, -1)
-        self._add(key, entry, 1)
+        if entry is not None:
+            self._add(key, entry, 1)
 
 
 def needs_room(key: str, entry: Entry, existing: Entry | None) -> bool:

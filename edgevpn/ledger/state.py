@@ -64,6 +64,7 @@ class LedgerState:
         self._quota = quota
         self.on_change: Callable[[Collection[Place] | None], None] = lambda _places: None
         self._present = block or first_block(now)
+        self._usage: tuple[Storage, Usage] | None = None  # what a storage takes of the quota
         self._last_block = self._present, self._present  # what was asked for last: as it was held, and with its hash
 
     @property
@@ -127,9 +128,27 @@ class LedgerState:
         return True
 
     def _install(self, storage: Storage, now: float, places: Collection[Place] | None) -> None:
+        self._count(storage, places)
         index = min(self._present.index + 1, MAX_INDEX)
         self._present = Block(index, timestamp_text(now), storage)
         self.on_change(places)
+
+    def _count(self, storage: Storage, places: Collection[Place] | None) -> None:
+        """Keep up what is taken of the quota, if it was asked for before, with what will be `storage`."""
+        known, self._usage = self._usage, None
+        if known is None or known[0] is not self.storage or places is None:
+            return
+        usage = known[1].copy()  # a thread may be judging by the other one
+        for place in set(places):
+            usage.take(place.key, storage.get(place.bucket, {}).get(place.key), self.get(place.bucket, place.key))
+        self._usage = storage, usage
+
+    def usage(self) -> Usage:
+        """What the present storage takes of the quota; not to be changed. May be asked for in another thread."""
+        storage, known = self.storage, self._usage
+        if known is None or known[0] is not storage:
+            known = self._usage = storage, Usage(storage, self._quota)
+        return known[1]
 
     def announce(
         self, bucket: str, key: str, value: str, now: float, *, force: bool = False, above: int = 0
@@ -141,9 +160,7 @@ class LedgerState:
         if len(bucket) > MAX_NAME or len(key) > MAX_NAME or len(value) > MAX_VALUE:
             raise WriteRefusedError(f"{bucket[:40]}/{key[:40]} is too large for the ledger: shorten it")
         existing = self.get(bucket, key)
-        if existing is None and not Usage(self.storage, self._quota).admits(
-            key, Entry(value, self.signer.peer_id), None
-        ):
+        if existing is None and not self.usage().admits(key, Entry(value, self.signer.peer_id), None):
             raise WriteRefusedError("the ledger is full, or this node has written more than its share: delete some")
         if self.mode is Mode.OFF:
             entry = Entry(value)
@@ -213,6 +230,7 @@ class LedgerState:
         """What merging a block will do. It may take long, and may run in another thread: nothing is changed."""
         if self.mode is Mode.OFF:
             return self._judge_whole(incoming)
+        usage = self.usage()
         return rules.merge_storage(
             self.storage,
             incoming.storage,
@@ -220,7 +238,7 @@ class LedgerState:
             now=now,
             ttl=self.ttl,
             max_ahead=self._max_ahead,
-            quota=self._quota,
+            usage=usage,
         )
 
     def take(self, result: MergeResult, incoming: Block, now: float) -> None:

@@ -36,10 +36,12 @@ MAX_MESSAGE_SIZE = 20 << 20
 QUEUE_MESSAGES = 256
 QUEUE_BYTES = 64 << 20
 _TOPIC_EVENTS = 1024
+_MUTED = 1024
 _COUNTERS = (
     "messages_dropped",  # by the reader's queue
     "messages_refused",  # wrongly signed
     "messages_not_accepted",  # by the caller
+    "messages_unheard",  # of muted authors
     "rpcs_malformed",
     "rpcs_oversized",
     "rpcs_dropped",  # outbound, a peer's queue was full
@@ -96,6 +98,7 @@ class Gossip:
         self._queue: deque[Received] = deque()
         self._queued_bytes = 0
         self._arrived = trio.Event()
+        self._muted: dict[bytes, float] = {}  # authors, until when
         self._watchers: set[trio.MemorySendChannel[TopicEvent]] = set()
 
     async def join(self, topic: str) -> None:
@@ -125,6 +128,14 @@ class Gossip:
             )
         await self._pubsub.publish(topic, data)
         return len(self.topic_peers(topic))
+
+    def mute(self, author: str, seconds: float) -> None:
+        """Drop what this peer publishes unchecked for so long; at most 1024 peers, the first of them go."""
+        now = trio.current_time()
+        self._muted = {one: until for one, until in self._muted.items() if until > now}
+        self._muted[ID.from_string(author).to_bytes()] = now + seconds
+        if len(self._muted) > _MUTED:
+            del self._muted[next(iter(self._muted))]
 
     def topic_peers(self, topic: str) -> list[str]:
         """The connected peers that are on a topic."""
@@ -187,6 +198,10 @@ class Gossip:
             return True
         author = ID(message.from_id).to_base58()
         return all(self._accept(topic, author, from_peer.to_base58()) for topic in message.topicIDs)
+
+    def hears(self, author: bytes) -> bool:
+        """Whether what claims to be this peer's is to be looked at."""
+        return not self._muted or self._muted.get(author, 0.0) <= trio.current_time()
 
     def deliver(self, from_peer: ID, message: rpc_pb2.Message) -> None:
         """Into the reader's queue; when it is full the oldest go."""
@@ -251,6 +266,7 @@ async def open_gossip(
             counters=counters,
             topic_changed=gossip.topic_changed,
             on_offence=on_offence,
+            hears=gossip.hears,
         )
         gossip.attach(pubsub)
         host.followers.append(pubsub)

@@ -85,8 +85,12 @@ class LinkedPubsub(Pubsub):
         counters: Counter[str],
         topic_changed: TopicChange,
         on_offence: Callable[[str, str], None] = lambda _peer, _offence: None,
+        hears: Callable[[bytes], bool] = lambda _author: True,
     ) -> None:
-        """`topic_changed(topic, peer, joined)` is told of each peer that joins or leaves a topic, ours or not."""
+        """`topic_changed(topic, peer, joined)` is told of each peer that joins or leaves a topic, ours or not.
+
+        `hears(author)`: whether a message that claims to be of this peer (bytes of its ID) is worth being checked.
+        """
         self._max_rpc_size = max_message_size + RPC_OVERHEAD
         super().__init__(host, router, strict_signing=True, max_inbound_rpc_size=self._max_rpc_size)  # type: ignore[arg-type]
         self.seen_messages.stop()  # it sweeps in a thread
@@ -97,6 +101,7 @@ class LinkedPubsub(Pubsub):
         self._counters = counters
         self._topic_changed = topic_changed
         self._on_offence = on_offence
+        self._hears = hears
         self._instance = secrets.token_bytes(INSTANCE_SIZE)
 
     # --- peers come and go
@@ -336,6 +341,9 @@ class LinkedPubsub(Pubsub):
             await super().push_msg(msg_forwarder, msg)
             return
         if self._is_msg_seen(msg):
+            return
+        if not self._hears(msg.from_id):  # before its signature is checked, which costs the most
+            self._counters["messages_unheard"] += 1
             return
         try:
             await super().push_msg(msg_forwarder, msg)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import statistics
 import subprocess
 import time
@@ -57,7 +58,14 @@ def _knows(vpn: Vpn, count: int) -> bool:
     return status is not None and len(status["peers"]) == count - 1 and len(vpn.json("ledger", "machines")) == count
 
 
-async def _write_and_watch(run_dirs: Sequence[Path], peers: Sequence[str], seconds: float, pause: float) -> list[Any]:
+async def _write_and_watch(
+    run_dirs: Sequence[Path],
+    peers: Sequence[str],
+    seconds: float,
+    pause: float,
+    going: Callable[[], bool],
+    dense: float,
+) -> list[Any]:
     """(unix time, seconds until all others knew it) of each change; None: lost."""
     tables: list[dict[str, Body]] = [{} for _ in run_dirs]
     changed = trio.Event()
@@ -77,7 +85,7 @@ async def _write_and_watch(run_dirs: Sequence[Path], peers: Sequence[str], secon
         await trio.sleep(0.5)
         end = trio.current_time() + seconds
         turn = 0
-        while trio.current_time() < end:
+        while trio.current_time() < end and going():
             writer = turn % len(run_dirs)
             number = next(_numbers)
             address = f"10.77.{number >> 8}.{number & 255}"
@@ -90,15 +98,24 @@ async def _write_and_watch(run_dirs: Sequence[Path], peers: Sequence[str], secon
             took = trio.current_time() - began
             found.append((wall, took if all(address in table for table in tables) else None))
             turn += 1
-            await trio.sleep(pause)
+            await trio.sleep(min(pause, dense) if near_rotation(time.time()) else pause)
         nursery.cancel_scope.cancel()
     return found
 
 
-def changes(nodes: Sequence[Vpn], seconds: float, pause: float = 0.25) -> list[tuple[float, float | None]]:
-    """Write for so long; (unix time, seconds until known by all, or None) of each change."""
+def changes(
+    nodes: Sequence[Vpn],
+    seconds: float,
+    pause: float = 0.25,
+    going: Callable[[], bool] = lambda: True,
+    dense: float = math.inf,
+) -> list[tuple[float, float | None]]:
+    """Write for so long, and while `going()`: (unix time, seconds until known by all, or None) of each change.
+
+    `pause`: seconds between two of them; around rotations at most `dense`.
+    """
     peers = [vpn.json("status")["peer_id"] for vpn in nodes]
-    return trio.run(_write_and_watch, [vpn.run_dir for vpn in nodes], peers, seconds, pause)
+    return trio.run(_write_and_watch, [vpn.run_dir for vpn in nodes], peers, seconds, pause, going, dense)
 
 
 def near_rotation(wall: float, interval: float = INTERVAL) -> bool:
@@ -106,13 +123,14 @@ def near_rotation(wall: float, interval: float = INTERVAL) -> bool:
 
 
 def milliseconds(values: Sequence[float]) -> dict[str, Any]:
-    """n, median, p99 and max."""
+    """n, min, median, p99 and max."""
     ordered = sorted(values)
     if not ordered:
         return {"n": 0}
     p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
     return {
         "n": len(ordered),
+        "min_ms": round(ordered[0] * 1000, 1),
         "median_ms": round(statistics.median(ordered) * 1000, 1),
         "p99_ms": round(p99 * 1000, 1),
         "max_ms": round(ordered[-1] * 1000, 1),
@@ -169,7 +187,7 @@ def measure_spread(tries: int, say: Callable[[str], None], *, count: int = 10) -
         try:
             say(f"spread: {count} nodes are up, settling for 30 s, then changes for {tries * 6} s")
             time.sleep(30)
-            found = changes(nodes, tries * 6.0)
+            found = changes(nodes, tries * 6.0, dense=0.06)
         finally:
             for vpn in nodes:
                 vpn.close()
@@ -179,6 +197,11 @@ def measure_spread(tries: int, say: Callable[[str], None], *, count: int = 10) -
         "all": milliseconds([took for _, took in known]),
         "near_rotations": milliseconds([took for wall, took in known if near_rotation(wall)]),
         "lost": len(found) - len(known),
+        "over_150_ms": [
+            {"after_rotation_s": round((wall + INTERVAL / 2) % INTERVAL - INTERVAL / 2, 2), "ms": round(took * 1000)}
+            for wall, took in known
+            if took > 0.15
+        ],
     }
     say(f"spread: {result['all']}, near rotations {result['near_rotations']}, lost {result['lost']}")
     return result

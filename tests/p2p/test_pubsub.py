@@ -860,3 +860,37 @@ async def test_what_is_not_accepted_is_neither_delivered_nor_passed_on(autojump_
         await b.gossip.publish("t", b"our own")
         await trio.sleep(1)
         assert a.data == [b"our own"]
+
+
+async def test_a_muted_author_is_neither_checked_nor_passed_on_and_is_heard_again_after(autojump_clock):
+    one, two, three = add_hosts(MemoryNetwork(), 3)
+    async with open_node(one, 1, "t") as a, open_node(two, 2, "t") as b, open_node(three, 3, "t") as c:
+        await connect_all(one, two)
+        await connect_all(two, three)  # a line: what reaches the third went through the second
+        await trio.sleep(3)
+        b.gossip.mute(one.peer_id, 10.0)
+        await a.gossip.publish("t", b"unheard")
+        await c.gossip.publish("t", b"another's")
+        await trio.sleep(5)
+        assert (b.data, c.data) == ([b"another's"], [])
+        assert b.gossip.counters["messages_unheard"] == 1
+        await trio.sleep(6)
+        await a.gossip.publish("t", b"heard")
+        await trio.sleep(3)
+        assert (b.data, c.data) == ([b"another's", b"heard"], [b"heard"])
+
+
+async def test_the_muted_are_bounded_and_forgotten(autojump_clock):
+    (host,) = add_hosts(MemoryNetwork(), 1)
+    async with open_node(host, 1, "t") as node:
+        keys = [create_new_key_pair(number.to_bytes(32, "big")) for number in range(1100)]
+        names = [ID.from_pubkey(pair.public_key) for pair in keys]
+        for name in names:
+            node.gossip.mute(name.to_base58(), 10.0)
+        assert node.gossip.hears(names[0].to_bytes())
+        assert not node.gossip.hears(names[-1].to_bytes())
+        assert sum(not node.gossip.hears(name.to_bytes()) for name in names) == 1024
+        await trio.sleep(11)
+        assert node.gossip.hears(names[-1].to_bytes())
+        with pytest.raises(ValueError, match=r".*"):
+            node.gossip.mute("no peer ID 0OIl", 1.0)

@@ -1,14 +1,15 @@
 """The merge rules one by one; the Go program's own answers are in tests/vectors."""
 
 import pytest
+from msgspec.structs import replace
 
 from edgevpn.ledger import merge as rules
-from edgevpn.ledger.merge import Place, adopts, merge_storage
+from edgevpn.ledger.merge import Place, adopts, in_parts, joined, merge_storage
 from edgevpn.ledger.policy import Mode
-from edgevpn.ledger.quota import Quota
+from edgevpn.ledger.quota import Quota, Usage
 from edgevpn.proto.block import NULL_BUCKET, Block
 from edgevpn.proto.entry import MAX_VERSION, Entry, sign_entry, verify_entry
-from tests.unit.ledger_samples import ALICE, BOB, CAROL, NOW, TTL, heartbeats, machine, machine_value, tombstone
+from tests.unit.ledger_samples import ALICE, BOB, CAROL, NOW, TTL, heartbeats, machine, machine_value, peer, tombstone
 
 KEY = "10.1.0.1"
 
@@ -125,7 +126,7 @@ def test_versions_may_be_bounded_by_our_clock():
 def test_a_full_ledger_takes_updates_but_no_new_keys(mode):
     local = {"custom": {"a": Entry("1"), "b": Entry("1")}}
     incoming = {"custom": {"a": Entry("2", version=2), "c": Entry("2", version=2), "d": Entry("2", version=2)}}
-    result = merge_storage(local, incoming, mode=mode, now=NOW, quota=Quota(entries=3))
+    result = merge_storage(local, incoming, mode=mode, now=NOW, usage=Usage(local, Quota(entries=3)))
     assert result.storage["custom"]["a"].value == "2"
     assert len(result.storage["custom"]) == 3
     assert reasons(result) == [rules.FULL]
@@ -143,3 +144,25 @@ def test_without_ownership_there_are_whole_blocks_only():
 def test_an_entry_of_another_place_verifies_nowhere_else():
     assert not verify_entry("machines", "10.1.0.2", machine(ALICE))
     assert reasons(merge(None, machine(ALICE, key="10.1.0.2"))) == [rules.BAD_SIGNATURE]
+
+
+def test_a_block_in_parts_does_what_the_whole_does():
+    local = {"machines": {"10.1.0.1": machine(ALICE, 5)}}
+    peers = [peer(number) for number in range(20)]
+    incoming = {
+        "machines": {
+            "10.1.0.1": machine(ALICE, 4),
+            **{f"10.1.1.{n}": machine(one, key=f"10.1.1.{n}") for n, one in enumerate(peers)},
+            "10.1.2.1": replace(machine(BOB, key="10.1.2.1"), sig=bytes(64)),
+        },
+        "custom": {f"n{n}": Entry('"x"', version=n) for n in range(10)},
+    }
+    whole = merge_storage(local, incoming, mode=Mode.ENFORCE, now=NOW, ttl=TTL)
+    storage, results = local, []
+    for part in in_parts(incoming, 7):
+        assert sum(map(len, part.values())) <= 7
+        results.append(merge_storage(storage, part, mode=Mode.ENFORCE, now=NOW, ttl=TTL))
+        storage = results[-1].storage
+    assert len(results) == 5
+    assert joined(results, local) == whole
+    assert joined([], local).storage is local

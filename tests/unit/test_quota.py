@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 from edgevpn.ledger.merge import FULL
-from edgevpn.ledger.quota import Quota
+from edgevpn.ledger.quota import Quota, Usage
 from edgevpn.ledger.state import LedgerState
 from edgevpn.proto.block import Block
 from edgevpn.proto.entry import Entry, sign_entry
 from edgevpn.proto.values import Service, write_value
-from tests.unit.ledger_samples import ALICE, BOB, NOW, TTL
+from tests.unit.ledger_samples import ALICE, BOB, CAROL, NOW, TTL
 
 
 def ledger(**bounds: int) -> LedgerState:
@@ -58,3 +60,34 @@ def test_a_flood_of_keys_leaves_room_for_the_others_and_memory_bounded():
         state.merge(block(*map(str, range(start, start + 1000))), NOW)
     assert len(state.entries("services")) == Quota().owned_entries
     assert not state.merge(block("honest", owner=ALICE), NOW).violations
+
+
+def test_what_is_taken_is_kept_up_with_every_change():
+    """A pass over all entries at each message would make refusing dear."""
+    chance = random.Random(7)
+    state = ledger(owned_entries=30, entries=60, bytes=20_000)
+    state.usage()
+    for step in range(300):
+        key, owner = chance.choice("abcdefghijklmnopqrst"), chance.choice([ALICE, BOB, CAROL])
+        match chance.randrange(4):
+            case 0 if state.get("custom", key) is not None:
+                state.delete("custom", key, NOW + step)
+            case 1:
+                state.announce("custom", key, '"%s"' % ("x" * chance.randrange(40)), NOW + step)
+            case 2:
+                entry = sign_entry(owner, "custom", key, '"y"', int((NOW + step) * 1e9), int(NOW))
+                state.merge(Block(storage={"custom": {key: entry}}), NOW + step)
+            case _:
+                state.merge(block(key, owner=owner, name="z" * chance.randrange(40)), NOW + step)
+    assert sum(map(len, state.storage.values())) > 20
+    known, counted = state.usage(), Usage(state.storage, Quota(owned_entries=30, entries=60, bytes=20_000))
+    assert vars(known) == vars(counted)
+    state.restore(Block(storage={}))
+    assert vars(state.usage())["_entries"] == 0
+
+
+def test_judging_leaves_what_is_taken_alone():
+    state = ledger(owned_entries=3)
+    before = dict(vars(state.usage()))
+    state.judge(block(*"ab"), NOW)
+    assert vars(state.usage()) == before

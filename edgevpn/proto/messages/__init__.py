@@ -23,7 +23,7 @@ Who answers what:
   host          Connect, Disconnect, Misbehaved, PingPeer, TrafficRequest, StreamEndRequest; pipes Dial, Take; states
                 "self", "peers"; feed "inbound"
   sealer        Seal, Open, SealFrame, OpenFrame; state "windows"
-  gossip        Publish; state "members"; feeds "messages", "public"
+  gossip        Publish, Mute; state "members"; feeds "messages", "public"
   ledger        LedgerRequest, BlockRequest, Announce, Withdraw, Leave; states "routes", "dhcp", "dns", "buckets",
                 "users", "services", "files", "egress", "trust", "clock"
   trust         SetPeergate; state "trusted"
@@ -74,6 +74,7 @@ from edgevpn.proto.messages.dns import (
 from edgevpn.proto.messages.gossip import (
     GossipReceived as GossipReceived,
     Member as Member,
+    Mute as Mute,
     Publish as Publish,
     Published as Published,
 )

@@ -22,6 +22,13 @@ class Published(Message, frozen=True):
     peers: int
 
 
+class Mute(Message, frozen=True):
+    """Neither hear nor pass on what this author publishes, for so many seconds (at most 60). Answered by Done."""
+
+    author: str
+    seconds: float
+
+
 class Member(Message, frozen=True):
     """Value of the state "members", by peer ID: a connected peer that is on a topic of ours."""
 
@@ -36,4 +43,4 @@ class GossipReceived(Message, frozen=True):
     author: str = ""
 
 
-Bodies: TypeAlias = Publish | Published | Member | GossipReceived
+Bodies: TypeAlias = Publish | Published | Mute | Member | GossipReceived
