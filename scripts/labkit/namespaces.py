@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -274,6 +274,18 @@ class Lab:
             self._seed or 0,
         )
         return [str(compiled("relay.c")), *map(str, figures)]
+
+    def split(self, apart: Collection[int]) -> None:
+        """These nodes, from 1, reach each other only, and so do the others; no link goes down. Raises LabError."""
+        if self.relayed:
+            raise LabError("a lab with a relay can't be split")
+        _ip_batch(
+            ["link add br1 type bridge", "link set br1 up", *(f"link set v{k} master br1" for k in apart)], self._bridge
+        )
+
+    def heal(self) -> None:
+        """All reach each other again."""
+        _ip_batch([*(f"link set v{k} master br0" for k in range(1, len(self.nodes) + 1)), "link del br1"], self._bridge)
 
     def wire(self) -> WireFigures:
         """What the relay in C has done since it was asked last. Raises LabError."""
