@@ -84,10 +84,11 @@ async def _run(config: str, ports: tuple[int, ...], servers: tuple[str, ...], ru
     node = Node(run_dir)
     facts = await node_facts(node)
     skew = await _heartbeat_skew(node) if facts else None
+    told = facts["clock"] if facts else ""
     environ = {name: value for name, value in os.environ.items() if name in ("EDGEVPNCONFIG", "EDGEVPNTOKEN")}
     checks = [
         node_check(facts, run_dir),
-        clock_check(time.time(), _is_synchronised(), skew),
+        clock_check(time.time(), _is_synchronised(), skew, told),
         *rights_checks(_capabilities(), _can_open(Path("/dev/net/tun"))),
         token_check(config, environ, is_running=facts is not None),
         *port_checks(ports, is_running=facts is not None),
@@ -109,13 +110,16 @@ def node_check(facts: dict[str, Any] | None, run_dir: Path) -> Check:
     return Check("node", OK, f"{facts['state']}, {len(facts['members'])} peer(s)")
 
 
-def clock_check(now: float, synchronised: bool | None, skew: float | None) -> Check:
-    """`skew`: seconds by which a peer's heartbeat is ahead of us; None without one."""
+def clock_check(now: float, synchronised: bool | None, skew: float | None, told: str = "") -> Check:
+    """`skew`: seconds by which a peer's heartbeat is ahead of us; None without one. `told`: by the running node, of the
+    clocks of its peers and its own; "" when they agree."""
     do = "set it by NTP: `timedatectl set-ntp true`, or install chrony"
     if now < _FIRST_SANE:
         return Check("clock", FAIL, f"it says {time.strftime('%Y-%m-%d', time.gmtime(now))}", do)
     if skew is not None and skew > MAX_SKEW:
         return Check("clock", FAIL, f"a peer is {skew:.0f} s ahead of this machine: keys rotate by the clock", do)
+    if told:
+        return Check("clock", WARN, told, do)
     if synchronised is False:
         return Check("clock", WARN, "nothing keeps it right (the kernel says: not synchronised)", do)
     return Check("clock", OK, "kept right by the system" if synchronised else "set; who keeps it right is not known")

@@ -166,6 +166,7 @@ async def node_facts(node: Node) -> dict[str, Any] | None:
     facts: dict[str, Any] = {
         "state": status.state,
         "waiting_for": status.waiting_for,
+        "clock": status.clock,
         "listen": status.listen,
         "members": status.peers,
         "peers": {},

@@ -84,6 +84,10 @@ def test_a_node_whose_clock_is_off_by_almost_half_a_window_takes_part_and_says_s
     assert abs(status["clock_offset_s"] - offset) < 1  # type: ignore[index]
     assert f"clock is 13 s {way} the other nodes" in wrong.log.read_text()
     assert "the clock of" in (right[0].status() or {})["clock"]
+    for vpn, said in ((wrong, f"this machine's clock is 13 s {way} the other nodes"), (right[0], "the clock of")):
+        checks = json.loads(vpn.ask("doctor", "--stun-server=", "--json", check=False).stdout)["checks"]
+        clock = next(one for one in checks if one["name"] == "clock")
+        assert (clock["state"], said in clock["found"]) == ("warn", True), clock
 
 
 @pytest.mark.skipif(not GO, reason="EDGEVPN_GO_BIN does not name the Go program")

@@ -34,6 +34,15 @@ def test_the_clock(now: float, synchronised: bool | None, skew: float | None, st
     assert bool(check.do) == (state != OK)
 
 
+@pytest.mark.parametrize("way", ["behind", "ahead of"])
+def test_what_the_node_says_of_the_clock_is_told(way: str) -> None:
+    text = f"this machine's clock is 13 s {way} the other nodes: is NTP running?"
+    check = doctor.clock_check(NOW, True, 0.0, text)
+    assert (check.state, check.found) == (WARN, text)
+    assert "NTP" in check.do
+    assert doctor.clock_check(NOW, True, 3600.0, text).state == FAIL
+
+
 @pytest.mark.parametrize(
     ("capabilities", "tun", "states"),
     [
