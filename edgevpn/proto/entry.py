@@ -146,6 +146,11 @@ def _deleted(item: Any) -> bool:
 
 
 def _signature(item: Any) -> bytes:
+    """In base64; Go reads a list of numbers as well, where null is 0."""
+    if isinstance(item, list) and not isinstance(item, go_json.Object):
+        if len(item) > MAX_SIGNATURE:
+            raise UntrustedDataError("an entry's Sig is too long")
+        return bytes(0 if one is None else go_json.integer_untrusted(one, 0, 255, "a byte of a Sig") for one in item)
     text = go_json.text_untrusted(item, "an entry's Sig")
     if len(text) > 2 * MAX_SIGNATURE:
         raise UntrustedDataError("an entry's Sig is too long")

@@ -98,6 +98,11 @@ def test_null_leaves_a_field_but_empties_the_signature():
     assert read('{"Value":"a","Value":null,"Version":null,"Sig":"AA==","Sig":null}') == Entry("a")
 
 
+def test_a_list_of_numbers_is_read_into_the_signature_as_by_go():
+    assert read('{"Value":"a","Sig":[1,2,255,null]}') == Entry("a", sig=b"\x01\x02\xff\0")
+    assert read('{"Sig":[]}') == Entry("", sig=b"")
+
+
 def test_a_wrong_duplicate_refuses_the_entry():
     with pytest.raises(UntrustedDataError):
         read('{"Value":5,"Value":"a"}')
@@ -107,7 +112,8 @@ def test_a_wrong_duplicate_refuses_the_entry():
     "text",
     ["true", "5", "[]", '{"Value":[]}', '{"Owner":{}}', '{"Deleted":0}', '{"Deleted":"true"}', '{"Version":-0}',
      '{"Version":1.0}', '{"UpdatedAt":9223372036854775808}', '{"Sig":"A"}', '{"Sig":"AAE"}', '{"Sig":"A-__"}',
-     '{"Sig":"' + "A" * 9000 + '"}', '{"Version":' + "9" * 5000 + "}", '{"Sig":"\u00e9AAA"}'],
+     '{"Sig":"' + "A" * 9000 + '"}', '{"Sig":{}}', '{"Sig":[256]}', '{"Sig":[-1]}', '{"Sig":[1.0]}', '{"Sig":["a"]}',
+     '{"Sig":[' + "0," * 4096 + "0]}", '{"Version":' + "9" * 5000 + "}", '{"Sig":"\u00e9AAA"}'],
 )  # fmt: skip
 def test_a_field_of_a_wrong_form_refuses_the_entry(text):
     with pytest.raises(UntrustedDataError):
