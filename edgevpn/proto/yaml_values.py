@@ -210,12 +210,24 @@ def _is_null(node: _Scalar) -> bool:
 def _text(node: _Scalar, path: str) -> str:
     if node.tag not in (None, "!", _TAG + "str", _TAG + "int", _TAG + "float"):
         raise UsageError(f"{path} in the network config has a tag: write the value alone")
+    _check_tag(node, path)
     if any("\ud800" <= character <= "\udfff" for character in node.value):  # only PyYAML's own parser lets them by
         raise UsageError("the network config is not YAML: it holds characters that are not text")
     return node.value
 
 
+def _check_tag(node: _Scalar, path: str) -> None:
+    """What says that it is a number must be one, for a text as well."""
+    if node.tag not in (_TAG + "int", _TAG + "float"):
+        return
+    number = _number(node.value)
+    whole = isinstance(number, int)
+    if not whole and (node.tag == _TAG + "int" or (number is None and not _INFINITIES.fullmatch(node.value))):
+        raise UsageError(f"{path} in the network config has the tag of a number, and is none")
+
+
 def _integer(node: _Scalar, path: str) -> int:
+    _check_tag(node, path)
     if node.tag in (_TAG + "int", _TAG + "float") or (node.tag is None and node.plain):
         number = _number(node.value)
         if number is not None and -(2**63) <= number < 2**63:

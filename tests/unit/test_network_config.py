@@ -154,10 +154,23 @@ def test_null_is_zero(written):
         "[7]",
         "{a: 7}",
         "9223372036854775808",
+        "!!int 1.5",
+        "!!int 1e3",
+        "!!float seven",
     ],
 )
 def test_an_integer_is_not_a_quoted_number_a_word_or_a_list(written):
     assert refused(GOOD + f"max_message_size: {written}\n").startswith("max_message_size in the network config")
+
+
+@pytest.mark.parametrize("written", ["!!int a", "!!int 1.5", '!!int ""', "!!float a", "!!float ~"])
+def test_what_is_called_a_number_must_be_one_in_a_text_too(written):
+    assert "tag of a number" in refused(GOOD + f"room: {written}\n")
+
+
+@pytest.mark.parametrize(("written", "meant"), [("!!int 5", "5"), ("!!float .inf", ".inf"), ("!!float 0x1F", "0x1F")])
+def test_a_number_may_be_a_text(written, meant):
+    assert parse(room=written).room == meant
 
 
 @pytest.mark.parametrize("written", ["1e3", "0123", "true", "2026-11-23", "a b", "ключ", "0x10"])
