@@ -34,8 +34,9 @@ from edgevpn.actors.ledger_views import LedgerViews, bucket_told
 from edgevpn.actors.mailbox import RequestError
 from edgevpn.actors.shell import Shell, open_shell
 from edgevpn.ledger.allowance import Allowance, cost_of_frame
+from edgevpn.ledger.block_lack import lack_of
 from edgevpn.ledger.clock_watch import ClockWatch
-from edgevpn.ledger.gossip_core import Action, GossipCore, Send, lack_of
+from edgevpn.ledger.gossip_core import Action, GossipCore, Send
 from edgevpn.ledger.merge import (
     FULL,
     ROLLBACK,

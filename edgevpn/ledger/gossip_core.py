@@ -22,13 +22,13 @@ The caller opens and decodes what comes, merges entries (it may take long), and 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from edgevpn.ledger.gossip_offers import Offers
 from edgevpn.ledger.gossip_peer import LONGEST_SEARCH, MAX_REMEMBERED, PATIENCE, SETTLED, Link, Search
 from edgevpn.ledger.inventory import Inventory, position_of
 from edgevpn.ledger.merge import MergeResult, Place
@@ -36,7 +36,7 @@ from edgevpn.ledger.policy import Mode
 from edgevpn.ledger.state import LedgerState
 from edgevpn.ledger.trickle import Trickle
 from edgevpn.proto.block import Block, Storage
-from edgevpn.proto.entry import Entry, same_entry, verify_entry
+from edgevpn.proto.entry import Entry, verify_entry
 from edgevpn.proto.ledger_frames import (
     ASKED,
     ASKED_LAZILY,
@@ -53,7 +53,6 @@ from edgevpn.proto.ledger_frames import (
     Summary,
     Told,
     Want,
-    hint_of,
     in_portions,
     is_ahead,
     pack_entries,
@@ -72,11 +71,9 @@ SHORTEST: Final = 0.25  # s, of both Trickle timers
 LONGEST_DIGEST: Final = 30.0  # s
 REDUNDANCY: Final = 2  # who heard so many say the same in an interval keeps quiet
 FANOUT: Final = 8  # links that something urgent is passed on to at once
-LAZY: Final = 6.0  # s until what is not urgent is offered, at most
 # In a network of more than so many entries it is time that can be spared, and bytes that can't.
 LARGE: Final = 400
 FANOUT_IN_LARGE: Final = 4
-LAZY_IN_LARGE: Final = 10.0  # s
 PENDING: Final = 3.0  # s in which what was asked of one peer is not asked of another
 TELLING: Final = 10.0  # s after which what a peer told has gone where it was to go
 PASS_ON: Final = 64  # entries that a search found and that are passed on
@@ -123,8 +120,7 @@ class GossipCore:
         self._digests = Trickle(SHORTEST, LONGEST_DIGEST, REDUNDANCY, chance, now)
         self._blocks = Trickle(SHORTEST, max(SHORTEST, longest_block), REDUNDANCY, chance, now)
         self._search: Search | None = None
-        self._lazy: dict[Place, set[str]] = {}  # to be offered, and who has it
-        self._lazy_at = 0.0
+        self._offers = Offers(chance)
         self._pending: OrderedDict[int, float] = OrderedDict()  # hints asked for, until when
         self._passed: OrderedDict[tuple[int, int], None] = OrderedDict()  # tombstones for their owners
         self._lacks: OrderedDict[str, bytes] = OrderedDict()  # of others, told already
@@ -347,8 +343,7 @@ class GossipCore:
             place = None if position is None else self.inventory.place_at(position)
             entry = None if place is None else self.state.get(place.bucket, place.key)
             if entry is not None and place is not None and not is_ahead(hint, entry.version):
-                if place in self._lazy and hint == hint_of(position_of(place), entry.version):
-                    self._lazy[place].add(peer)
+                self._offers.heard(peer, hint, place, entry.version)
                 continue
             if self._pending.get(hint, 0.0) > now or link.refuses_hint(hint, now):
                 continue
@@ -444,11 +439,7 @@ class GossipCore:
                     passed = Entries(TOLD, True, True, frame.published, told, pack_entries(portion))
                     actions += [Send(other, passed) for other in ways]
         if len(has & self._links.keys()) < len(self._links):
-            if not self._lazy:
-                lazy = LAZY_IN_LARGE if self._is_large() else LAZY
-                self._lazy_at = now + lazy * self._chance.uniform(0.5, 1.0)
-            for place in changed:
-                self._lazy[place] = set(has)
+            self._offers.add(changed, has, now, large=self._is_large())
         return actions
 
     def _is_large(self) -> bool:
@@ -459,8 +450,8 @@ class GossipCore:
     def merged_block(self, peer: str, lack: bytes | None, result: MergeResult, now: float) -> None:
         """A block of `peer` on the topic was merged into the state.
 
-        `lack`: what `lack_of` said of it; None for a block of some entries. All members are on the topic and heard it
-        too; a link that did not learns of it by the digest.
+        `lack`: what `lack_of` (block_lack.py) said of it; None for a block of some entries. All members are on the
+        topic and heard it too; a link that did not learns of it by the digest.
         """
         if any(place.bucket != HEALTHCHECK for place in result.changed):
             self._digests.on_inconsistent(now)
@@ -481,8 +472,8 @@ class GossipCore:
         moments = [self._blocks.next_wakeup()]
         if self._links:
             moments.append(self._digests.next_wakeup())
-        if self._lazy:
-            moments.append(self._lazy_at)
+        if self._offers.due is not None:
+            moments.append(self._offers.due)
         if self._search is not None:
             moments.append(self._search.deadline)
         return min(moments)
@@ -492,50 +483,15 @@ class GossipCore:
         actions: list[Action] = []
         if self._search is not None and now >= self._search.deadline:
             actions += self._end_search(now)
-        if self._lazy and now >= self._lazy_at:
-            actions += self._offer()
+        if self._offers.due is not None and now >= self._offers.due:
+            told = self._offers.take(self.state, self._links)
+            actions += [Send(peer, have) for peer, offered in told.items() for have in offered]
         if self._digests.expire(now) and self._links:
             digest = self._digest(wall, echo=True)
             actions += [Send(peer, digest) for peer in self._links]
         if self._blocks.expire(now) and self.publishes_blocks:
             actions.append(Publish(None))
         return actions
-
-    def _offer(self) -> list[Action]:
-        lazy, self._lazy = self._lazy, {}
-        found = [(place, self.state.get(place.bucket, place.key), has) for place, has in lazy.items()]
-        actions: list[Action] = []
-        for peer in self._links:
-            lacking = [(place, entry) for place, entry, has in found if entry is not None and peer not in has]
-            hints = [hint_of(position_of(place), entry.version) for place, entry in lacking]
-            for start in range(0, len(hints), MAX_ITEMS):
-                actions.append(Send(peer, Have(pack_positions(hints[start : start + MAX_ITEMS]))))
-        return actions
-
-
-def lack_of(state: LedgerState, block: Block) -> bytes:
-    """A hash of what a whole block on the topic lacks, or has an older version of, that we have; b"": nothing.
-
-    For blocks of some entries (index 0, see LedgerState.partial_block) it has no meaning.
-    """
-    if state.mode is Mode.OFF:
-        ours = state.block
-        if (block.index, block.hash) >= (ours.index, ours.hash):
-            return b""
-        return hashlib.sha256(f"{block.index} {block.hash} {ours.index} {ours.hash}".encode()).digest()
-    lacking = hashlib.sha256()
-    lacks = False
-    leeway = 0.25 * state.ttl
-    for bucket, entries in state.storage.items():
-        theirs = block.storage.get(bucket, {})
-        for key, entry in entries.items():
-            other = theirs.get(key)
-            if other is not None and bucket == HEALTHCHECK and entry.updated_at - other.updated_at < leeway:
-                continue  # a heartbeat that is under way
-            if other is None or (other.version < entry.version and not same_entry(other, entry)):
-                lacks = True
-                lacking.update(f"{bucket}\0{key}\0{entry.version}\0".encode())
-    return lacking.digest() if lacks else b""
 
 
 def _told(entries: Mapping[Place, Entry]) -> Iterable[Told]:

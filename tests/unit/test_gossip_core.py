@@ -8,8 +8,9 @@ from itertools import pairwise
 
 import pytest
 
-from edgevpn.ledger import gossip_core, gossip_peer
-from edgevpn.ledger.gossip_core import GossipCore, Publish, Send, lack_of
+from edgevpn.ledger import gossip_core, gossip_offers, gossip_peer
+from edgevpn.ledger.block_lack import lack_of
+from edgevpn.ledger.gossip_core import GossipCore, Publish, Send
 from edgevpn.ledger.merge import Place
 from edgevpn.ledger.policy import Mode
 from edgevpn.ledger.state import LedgerState
@@ -166,7 +167,7 @@ def test_heartbeats_are_offered_by_name_and_fetched_once():
     entry = node.state.announce("healthcheck", node.peer_id, '"2026-08-12T10:00:09Z"', node.wall + 4)
     network.said.clear()
     node._do(node.core.wrote({Place("healthcheck", node.peer_id): entry}, urgent=False))
-    network.world.run(network.world.now + gossip_core.LAZY + 0.1)
+    network.world.run(network.world.now + gossip_offers.LAZY + 0.1)
     network.world.run(network.world.now + 1)
     assert all(one.state.get("healthcheck", node.peer_id) == entry for one in network.nodes)
     assert network.told()[("healthcheck", node.peer_id)] == 3
