@@ -22,6 +22,7 @@ from edgevpn.ledger.allowance import MUTED, UNREADABLE, Allowance, cost_of_block
 from edgevpn.ledger.clock_watch import ClockWatch
 from edgevpn.ledger.gossip_core import GossipCore
 from edgevpn.ledger.merge import MergeResult, Place
+from edgevpn.ledger.policy import Mode
 from edgevpn.ledger.state import LedgerState
 from edgevpn.proto.block import Block, read_block_untrusted, write_block
 from edgevpn.proto.entry import Entry
@@ -117,7 +118,9 @@ class LedgerTopic:
             await self._charge(author, cost)
 
     async def _charge(self, author: str, units: float) -> None:
-        """Whoever has overdrawn is not heard for a while."""
+        """Whoever has overdrawn is not heard for a while. Without ownership there are no rules to break."""
+        if self._state.mode is Mode.OFF:
+            return
         self._allowance.charge(author, units, trio.current_time())
         pause = self._allowance.pause(author, trio.current_time())
         if pause > 0:
