@@ -28,6 +28,11 @@ ROTATIONS = int(os.environ.get("ROTATIONS", "5"))  # fewer for a quick look
 pytestmark = pytest.mark.timeout(95)
 
 
+def wait_for_a_fresh_window() -> None:
+    """Go nodes that start in the last seconds of a window may not find each other before the next change, if then."""
+    time.sleep(spread.INTERVAL - time.time() % spread.INTERVAL + 1.0)
+
+
 def start(table: Table, order: str, *, pause: float = 0.0) -> None:
     """`G` and `o` for each node, in this order: nodes 1 and 2 are Go, 3 and 4 ours."""
     go, ours = iter((1, 2)), iter((3, 4))
@@ -152,10 +157,11 @@ def lost(pings: dict[tuple[str, str], PingResult]) -> tuple[int, float]:
     return sum(one.sent - one.received for one in between), max(one.longest_gap_s for one in between)
 
 
-@pytest.mark.timeout(100 + ROTATIONS * 30)
+@pytest.mark.timeout(130 + ROTATIONS * 30)
 def test_go_nodes_hear_each_other_over_rotations_beside_ours_no_worse_than_alone(make_table: MakeTable) -> None:
     """At the same time on the same machine: two Go nodes with two of ours, and two Go nodes with two more of theirs."""
     mixed, alone = make_table(4, spread.short_token(30)), make_table(4, spread.short_token(30))
+    wait_for_a_fresh_window()
     start(mixed, "GoGo")
     for k in (1, 2, 3, 4):
         alone.go(k)
@@ -168,9 +174,10 @@ def test_go_nodes_hear_each_other_over_rotations_beside_ours_no_worse_than_alone
     assert lost(beside)[1] <= max(2.5, lost(among)[1] + 1.0)
 
 
-@pytest.mark.timeout(80 + ROTATIONS * 30)
+@pytest.mark.timeout(110 + ROTATIONS * 30)
 def test_keys_that_rotate_every_30_s_cost_no_ping_and_no_change(make_table: MakeTable) -> None:
     table = make_table(4, spread.short_token(30))
+    wait_for_a_fresh_window()
     start(table, "GoGo")
     table.wait_until_one(20)
     before = time.time() // 30
