@@ -16,8 +16,8 @@ from typing import Final
 from edgevpn.proto.ip import checksum
 from edgevpn.proto.packet_stream import VIRTIO_HEADER
 
-TARGET: Final = 0.003  # seconds
-INTERVAL: Final = 0.03
+TARGET: Final = 0.005  # seconds
+INTERVAL: Final = 0.1
 QUANTUM: Final = 60_000  # bytes
 MAX_BYTES: Final = 3 << 20
 MAX_PACKETS: Final = 4096
