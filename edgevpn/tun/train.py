@@ -32,6 +32,7 @@ MAX_SEND: Final = 65507  # bytes of one UDP_SEGMENT send
 MAX_SEGMENTS: Final = 64  # datagrams of it
 _TABLES = 64  # kept of each kind
 _SMALL_ROOM = 2 * MAX_SEND
+_EARLY = 300  # bytes of a datagram whose packet is written before anything else is done
 
 _HEAD = struct.Struct(">IQ")
 _U16 = struct.Struct(">H")
@@ -428,7 +429,8 @@ class Opener:
     ) -> None:
         size = len(datagram)
         alone = piece[0] != CONTROL and (len(piece) < VIRTIO_HEADER + 20 or not piece[1])
-        if alone:  # bookkeeping comes after it
+        early = alone and size < _EARLY
+        if early:  # bookkeeping comes after it
             run.end()
             run.write(key, memoryview(piece))
         arrivals = key.arrivals
@@ -441,6 +443,9 @@ class Opener:
                 arrivals.keep(train, index, size, bytes(datagram), self.now)
         if piece[0] == CONTROL:
             control(key, piece)
+        elif alone and not early:
+            run.end()
+            run.write(key, memoryview(piece))
         elif not alone:
             run.add(key, train, index, piece)
             header, segment = layout = _layout_of(piece)
