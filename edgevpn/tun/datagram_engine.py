@@ -29,8 +29,8 @@ from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
 from edgevpn.tun.fit import MAX_SYN, Fit, clamp_mss, fit, udp_ends
 from edgevpn.tun.lone import receive_lone
-from edgevpn.tun.session_repair import TICK as REPAIR_TICK
-from edgevpn.tun.train import MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
+from edgevpn.tun.session_repair import TICK as REPAIR_TICK, SessionRepair
+from edgevpn.tun.train import EARLY, MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
 from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT
 
 WAIT: Final = 5  # milliseconds for room in the socket's buffer
@@ -112,7 +112,7 @@ class DatagramEngine:
         self._gathering = False
         self._lately = self._sent_lately = 0
         self._lately_since = 0.0
-        self._now = 0.0
+        self.now = 0.0
 
     # --- links, from trio
 
@@ -441,22 +441,31 @@ class DatagramEngine:
             messages = repair.tick(now)
             if messages:
                 self._send_all_beside(link, session, messages)
+            self._write_held(link, repair, now)
             if not repair.wants_tick():
                 del self._awake[number]
         return REPAIR_TICK if self._awake else None
+
+    def _write_held(self, link: DatagramLink, repair: SessionRepair, now: float) -> None:
+        for frame in repair.released(now):
+            self.write(link.peer, memoryview(frame))
 
     def _on_repair(self, link: DatagramLink, session: Session, data: bytes) -> None:
         repair = session.repair
         if repair is None:
             self.counters["control_refused"] += 1
             return
-        outcome = repair.on_message(read_repair_untrusted(data), self._now)
+        outcome = repair.on_message(read_repair_untrusted(data), self.now)
         if link.address is not None:
             for copy in outcome.copies:
                 self._send_bytes(copy, link.address)
+        if outcome.messages:
+            self._send_all_beside(link, session, outcome.messages)
         for datagram in outcome.repaired:
-            self.opener.open_repaired(datagram, session.receive, self._on_frame, self._on_control)
-        self._rouse(link, session, self._now)
+            self.opener.open_repaired(datagram, session.receive, self._on_mended, self._on_control)
+        if outcome.repaired:
+            self._write_held(link, repair, self.now)
+        self._rouse(link, session, self.now)
 
     def _send_bytes(self, datagram: bytes, address: Address) -> None:
         self.send_datagrams(datagram, len(datagram), address)
@@ -476,7 +485,7 @@ class DatagramEngine:
                 size, ancillary, _, source = sock.recvmsg_into(views, 32)
             except OSError:
                 break  # BlockingIOError: nothing more; others tell of an earlier send
-            if not count and size < _SMALL and not ancillary and receive_lone(self, size, source):
+            if not count and size < EARLY and not ancillary and receive_lone(self, size, source):
                 count, taken = 1, size
                 continue
             length = size
@@ -486,14 +495,16 @@ class DatagramEngine:
             count += 1
             taken += size
             self._from = source[0], source[1]
-            self._now = opener.now = time.monotonic()
+            self.now = opener.now = time.monotonic()
             self._may_be_answered = count == 1 and size < _SMALL
             opener.open_untrusted(size, max(length, 1), self.keys, self._on_frame, self._on_control, more=True)
         opener.end_turn()
         if self.heard:  # most gaps were filled in the same turn
             for link, session in self.heard.values():
                 if session.repair is not None and session.repair.receiver.holes:
-                    self._rouse(link, session, self._now)
+                    self._rouse(link, session, self.now)
+                elif session.repair is not None:
+                    self._write_held(link, session.repair, self.now)
             self.heard.clear()
         self._count(count, taken)
 
@@ -502,12 +513,12 @@ class DatagramEngine:
     ) -> None:
         """A datagram that came first in its turn, and was opened: `piece`."""
         self._from = source[0], source[1]
-        self._now = self.opener.now = now
+        self.now = self.opener.now = now
         self._may_be_answered = False
         self.opener.take_opened(key, train, index, sealed, piece, self._on_frame, self._on_control)
 
     def _count(self, count: int, taken: int) -> None:
-        now = self._now
+        now = self.now
         self._lately += count
         if now - self._lately_since > _LATELY:
             often = self._lately >= _OFTEN and now - self._lately_since < 2 * _LATELY
@@ -524,22 +535,42 @@ class DatagramEngine:
         if link.narrow and len(frame) <= MAX_SYN and link.told_mtu:
             frame = memoryview(bytearray(frame))
             clamp_mss(frame, len(frame), link.mtu)
-        if self.write(link.peer, frame):
+        repair = session.repair
+        if repair is not None and repair.held.until and self._waits(link, repair, frame):
+            taken = True
+        else:
+            taken = self.write(link.peer, frame)
+        if taken:
             stats = link.stats
             stats.received_packets += 1
             stats.received_bytes += len(frame)
-        if link.on_received(session, self._from, self._now):
+        if link.on_received(session, self._from, self.now):
             self._show(link)
             self._wake()
-        if session.repair is not None:
+        if repair is not None:
             self.heard[session.number] = owner
         if self._may_be_answered:
             self._may_be_answered = False
             self.on_small()
 
+    def _waits(self, link: DatagramLink, repair: SessionRepair, frame: memoryview) -> bool:
+        """Whether a frame is held back behind a hole, or, if it closed that, was taken before the others."""
+        if repair.receiver.holes:
+            return repair.held.takes(frame, self.now)
+        written = self.write(link.peer, frame)
+        self._write_held(link, repair, self.now)
+        return written
+
+    def _on_mended(self, key: ReceiveKey, frame: memoryview) -> None:
+        """One that was lost: it goes before those that wait for it."""
+        link = self.sessions[key.session][0]
+        if self.write(link.peer, frame):
+            link.stats.received_packets += 1
+            link.stats.received_bytes += len(frame)
+
     def _on_control(self, key: ReceiveKey, data: bytes) -> None:
         link, session = self.sessions[key.session]
-        news = link.on_received(session, self._from, self._now)
+        news = link.on_received(session, self._from, self.now)
         try:
             if is_repair(data):
                 self._on_repair(link, session, data)
@@ -551,7 +582,7 @@ class DatagramEngine:
         if isinstance(message, Probe):
             self._send_bytes(self._seal(session, link.answer_to(message, self._from)), self._from)
         else:
-            news |= link.on_answer(message, self._now)
+            news |= link.on_answer(message, self.now)
         if news:
-            self.tick_link(link, self._now)  # at once: a first packet may be waiting for this
+            self.tick_link(link, self.now)  # at once: a first packet may be waiting for this
             self._wake()

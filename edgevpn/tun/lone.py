@@ -67,7 +67,7 @@ def receive_lone(engine: DatagramEngine, size: int, source: tuple[Any, ...]) -> 
     window = key.window
     if train <= window.newest or not session.confirmed or link.narrow or link.address != source[:2]:
         return False
-    now = time.monotonic()
+    engine.now = now = time.monotonic()
     view = opener.view
     try:
         piece: bytes = key.decrypt(view[:HEAD], view[HEAD:size], None)

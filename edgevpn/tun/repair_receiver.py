@@ -8,6 +8,10 @@ datagrams, what was received lately. A hole is closed by what comes late, by par
     asked for   again each 1.15 measured round trips, TRIES times at most
     given up    after that, or GIVE_UP after it was seen; or at once when a full queue made it
 
+A hole that is asked for while no parity is under way is asked for twice, GUARD apart: the ask may be lost, and the
+copy, and TCP inside does not get over a second round trip. What comes after a hole is kept for a while, since the
+sender's first parity reaches back to it.
+
 Which losses a queue made, edgevpn/tun/queue_losses.py judges by the sender's stamps. They begin when something is asked
 for; until then nobody can tell, so no more than BLIND datagrams are asked for before the first stamp.
 """
@@ -15,6 +19,7 @@ for; until then nobody can tell, so no more than BLIND datagrams are asked for b
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -40,6 +45,7 @@ _MOST_EXCESS = 0.5  # seconds; more is no queue
 _BLIND_AFTER = 1.0  # seconds without a stamp
 _BLIND_AGAIN = 0.3
 _MAX_CODED = 64
+_ALONE = 0.1
 _PARITY_GONE = 1.0  # seconds without parity after which nothing is kept
 
 
@@ -49,7 +55,7 @@ class _Hole:
     Of a train that is just coming only what is below `top` is missing, until nothing more came for GUARD.
     """
 
-    __slots__ = ("asked_at", "confirmed", "covered", "grown", "mask", "noticed", "top", "tries", "whole")
+    __slots__ = ("again", "asked_at", "confirmed", "covered", "grown", "mask", "noticed", "top", "tries", "whole")
 
     def __init__(self, mask: int, now: float, top: int, whole: int = 0) -> None:
         self.mask = mask
@@ -61,6 +67,7 @@ class _Hole:
         self.covered = False  # a parity came that did not help
         self.asked_at = 0.0
         self.tries = 0
+        self.again = False  # it is to be asked for once more, soon
 
 
 class _Coded:
@@ -98,7 +105,7 @@ class RepairReceiver:
         self._head = head
         self.room = room
         self.rtt = self._least_rtt = rtt
-        self._asked_at = 0.0
+        self.asked_at = 0.0  # when anything was asked for last
         self.next = 1  # the newest train that is known of, and one
         self.holes: dict[int, _Hole] = {}
         self.queue = QueueLosses()
@@ -117,6 +124,8 @@ class RepairReceiver:
         self._told = 0  # of what was received, to `queue`
         self._whole = 1  # datagrams of the last train that was not whole, or came after a gap
         self._parity_at = 0.0
+        self._hole_at = 0.0
+        self.on_hole: Callable[[float], None] = lambda _: None  # called when there is another hole
         self._stamp: tuple[int, float] | None = None  # the newest, and when it came; told by a report
         self._stamped = 0.0
         self._reported = 0.0
@@ -130,7 +139,7 @@ class RepairReceiver:
 
     def expects_parity(self, now: float) -> bool:
         """Whether what comes is to be kept."""
-        return now < self._parity_at + _PARITY_GONE
+        return now < self._parity_at + _PARITY_GONE or now < self._hole_at + 2 * self.rtt + _KEPT_FOR
 
     def on_run(self, train: int, first: int, count: int, whole: int, now: float) -> None:
         """`count` datagrams from index `first` of a train of `whole` came, and were new."""
@@ -144,9 +153,13 @@ class RepairReceiver:
         if train >= self.next:
             if self.next > 1:  # the first train that comes is where it begins
                 self._skip_to(train, now)
+            if train - 1 in self.holes:
+                self._begin_keeping(now)
             self.next = train + 1
             if mask and len(self.holes) < _MAX_HOLES:
-                self.holes[train] = _Hole(mask, now, first + count, whole)
+                new = self.holes[train] = _Hole(mask, now, first + count, whole)
+                if new.noticed > 0:
+                    self._begin_keeping(now)
             return
         hole = self.holes.get(train)
         if hole is None:
@@ -170,6 +183,7 @@ class RepairReceiver:
         hole.top = max(hole.top, first + count)
         if hole.noticed < 0 and hole.mask & (1 << hole.top) - 1:
             hole.noticed = now
+            self._begin_keeping(now)
 
     def _skip_to(self, train: int, now: float) -> None:
         """All trains from `next` to before this one are holes."""
@@ -178,6 +192,18 @@ class RepairReceiver:
             if len(self.holes) >= _MAX_HOLES:
                 break
             self.holes[missing] = _Hole(-1, now, -1)
+
+    def _begin_keeping(self, now: float) -> None:
+        self._hole_at = now
+        self.on_hole(now)
+
+    def is_alone(self, now: float) -> bool:
+        """Whether no parity is under way."""
+        return now - self._parity_at >= _ALONE
+
+    def has_hole_since(self, since: float) -> bool:
+        """Whether something is missing that was seen to be at that time, or later."""
+        return any(hole.noticed >= since for hole in self.holes.values())
 
     def keep(self, train: int, first: int, length: int, data: bytes, now: float) -> None:
         """Datagrams of `length` bytes each (the last maybe shorter), as they came, from index `first` on."""
@@ -195,7 +221,7 @@ class RepairReceiver:
 
     def _on_time(self, time: int, now: float) -> None:
         # The first comes as the answer to an ask: that gives a round trip, and the queue in it.
-        excess = now - self._asked_at - self._least_rtt
+        excess = now - self.asked_at - self._least_rtt
         self.queue.received(self.received - self._told)
         self._told = self.received
         self.queue.on_stamp(time, now, excess if 0 < excess < _MOST_EXCESS else 0.0)
@@ -362,10 +388,11 @@ class RepairReceiver:
     def tick(self, now: float) -> list[bytes]:
         """Messages that are due. Wanted each TICK while there are holes, and with each stamp."""
         wanted: list[tuple[int, int]] = []
-        hold = GUARD + (self._hold if now - self._parity_at < 0.1 else 0.0)
+        alone = self.is_alone(now)
+        hold = GUARD + (0.0 if alone else self._hold)
         pause = AGAIN * self.rtt
         blind = self._is_blind(now)
-        if blind and self._asked_at + _BLIND_AGAIN < now:
+        if blind and self.asked_at + _BLIND_AGAIN < now:
             self._blind = 0
         for train, hole in list(self.holes.items()):
             if hole.noticed < 0:
@@ -374,6 +401,10 @@ class RepairReceiver:
                 hole.noticed = hole.grown
             age = now - hole.noticed
             if age < GUARD:
+                continue
+            if hole.again and now - hole.asked_at >= GUARD:
+                hole.again = False
+                wanted.append((train, max(WHOLE, self._missing(train, hole, now))))
                 continue
             if not blind:
                 self._confirm(train, hole, now)
@@ -391,13 +422,14 @@ class RepairReceiver:
                 continue
             hole.tries += 1
             hole.asked_at = now
+            hole.again = alone and hole.tries == 1
             missing = max(WHOLE, self._missing(train, hole, now))
             if blind:
                 missing = _first_of(missing, BLIND - self._blind)
                 self._blind += missing.bit_count() or BLIND
             wanted.append((train, missing))
         if wanted:
-            self._asked_at = now
+            self.asked_at = now
         messages = write_asks(sorted(wanted), self.room) if wanted else []
         if self._stamp is not None and now - self._reported >= REPORT_EACH:
             time, at = self._stamp

@@ -6,6 +6,10 @@
               on trial until a report has told whether the losses were random. Calm ends parity, and stamps a while
               later; else ACTIVE after the last loss does
 
+The ask that begins it is answered by parity over what went out since, too, at once: the other side has kept what came
+after the hole, so a second loss within that round trip need not wait for a second ask. TCP inside gets over a first
+loss that comes back late, if no other does before it has found out (RFC 3522, RFC 3708); else slow start is over.
+
 Parity: rows of an erasure code (edgevpn/tun/erasure.py) over a group of up to `k` sealed datagrams, which ends when it
 has as many, after FLUSH of silence, or when it is as old as a part of the round trip: what comes back later TCP has
 sent again, and slowed down. How many and how large follows the loss that the other side reports (`plan`), and a group
@@ -51,7 +55,7 @@ FREE: Final = 0.004  # seconds of queue
 KEPT_MORE: Final = 0.1
 KEPT_BYTES: Final = 8 << 20
 QUICK: Final = 125_000_000  # bytes a second
-FIRST_LOSS: Final = 0.01  # until it is known
+FIRST_LOSS: Final = 0.03  # until it is known
 MOST_STEP: Final = 8
 _WINDOW, _EVICT_EACH = 0.1, 0.01
 _CALM, _CALM_DATAGRAMS = 10.0, 3000  # seconds, and datagrams, without random loss after which parity ends
@@ -63,6 +67,8 @@ _ENOUGH = 0.005
 _MOST_BUDGET = 64.0
 _SMALL = 256  # bytes
 _STALE = 0.05  # seconds
+_MOST_BACK = 400  # datagrams that went out before the ask
+_SYMPATHY = 10.0  # seconds
 
 
 class Plan(NamedTuple):
@@ -334,8 +340,9 @@ class RepairSender:
 
     # --- in
 
-    def on_ask(self, ask: Ask, now: float) -> list[bytes]:
-        """Copies of what is asked for, as it was sent."""
+    def on_ask(self, ask: Ask, now: float) -> tuple[list[bytes], list[bytes]]:
+        """Copies of what is asked for, as it was sent; messages."""
+        begins = not self.plan.k
         self._wake(now)
         copies: list[bytes] = []
         wanted = ask.wanted
@@ -353,7 +360,29 @@ class RepairSender:
             del copies[room:]
         self._copies -= len(copies)
         self.counters["copies_sent"] += len(copies)
-        return copies
+        return copies, self._look_back(least, now) if begins and wanted else []
+
+    def _look_back(self, train: int, now: float) -> list[bytes]:
+        """Parity over what has gone out since that train, the newest of it."""
+        later: list[tuple[_Kept, int]] = []
+        total = 0
+        for kept in reversed(self._kept):
+            count = -(-len(kept.data) // kept.length)
+            total += count
+            if kept.train <= train or total > _MOST_BACK:
+                break
+            later.append((kept, count))
+        messages = [message for kept, count in reversed(later) for message in self._add_parity(kept, count, now)]
+        for lane in range(len(self._groups)):
+            if self._groups[lane].count:
+                messages += self._close(lane, now)
+        return messages
+
+    def on_loss_there(self, now: float) -> None:
+        """What the other side sends is lost; then so is, mostly, what goes there: parity, on trial."""
+        if not self.plan.k and now >= self.active_until:
+            self._wake(now)
+            self.active_until = now + _SYMPATHY
 
     def _copies_of(self, kept: _Kept, train: int, mask: int) -> list[bytes]:
         data, length = kept.data, kept.length

@@ -9,16 +9,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from edgevpn.proto.datagram_repair import Ask, Parity, Repair, Stamp
+from edgevpn.tun.held_back import HeldBack
 from edgevpn.tun.repair_receiver import TICK, RepairReceiver
 from edgevpn.tun.repair_sender import RepairSender
 from edgevpn.tun.replay import WIDE, ReplayWindow
 
 
 class Outcome(NamedTuple):
-    """Of a message: to send as they are; to open."""
+    """Of a message: to send as they are; to open; to be sealed and sent."""
 
     copies: list[bytes]
     repaired: list[bytes]
+    messages: list[bytes]
 
 
 class SessionRepair:
@@ -32,10 +34,28 @@ class SessionRepair:
         self.sender = RepairSender(room, rtt, codes=codes)
         self.receiver = RepairReceiver(head, room, rtt)
         self.keeping = False
+        self.receiver.on_hole = self._on_hole
+        self.held = HeldBack()
         self._window = window
+        self._wide = False
         self.on_run = self.receiver.on_run
         self.on_sent = self.sender.on_sent
         self.on_lone = self.sender.on_lone
+
+    def _on_hole(self, now: float) -> None:
+        self.keeping = True
+        if self.receiver.is_alone(now):  # parity is faster than TCP, and a late packet looks like a queue
+            self.held.begin(now)
+
+    def released(self, now: float) -> list[bytes]:
+        """Frames that were held back and are to be written now. Ask after each tick, and when something was filled."""
+        held, receiver = self.held, self.receiver
+        if not held.until:
+            return []
+        asked = receiver.asked_at >= held.since
+        if now < held.until and not asked and receiver.has_hole_since(held.since):
+            return []
+        return held.end()
 
     def keep(self, train: int, first: int, length: int, data: bytes, now: float) -> None:
         """What came, as it came; asked for while `keeping`."""
@@ -58,24 +78,26 @@ class SessionRepair:
 
     def on_message(self, message: Repair, now: float) -> Outcome:
         if isinstance(message, Ask):
-            return Outcome(self.sender.on_ask(message, now), [])
+            copies, messages = self.sender.on_ask(message, now)
+            return Outcome(copies, [], messages)
         if isinstance(message, Parity):
             self.keeping = True
-            return Outcome([], self.receiver.on_parity(message, now))
+            if not self._wide:
+                self._window.widen(WIDE)
+                self._wide = True
+            return Outcome([], self.receiver.on_parity(message, now), [])
         if isinstance(message, Stamp):
             self.receiver.on_stamp(message, now)
         else:
             self.sender.on_report(message, now)
-        return Outcome([], [])
+        return Outcome([], [], [])
 
     def tick(self, now: float) -> list[bytes]:
         """Messages that are due."""
-        messages = self.sender.tick(now) + self.receiver.tick(now)
-        keeping = self.receiver.expects_parity(now)
-        if keeping and not self.keeping:
-            self._window.widen(WIDE)
-        self.keeping = keeping
-        return messages
+        messages = self.receiver.tick(now)
+        if self.receiver.asked_at == now:
+            self.sender.on_loss_there(now)
+        return messages + self.sender.tick(now)
 
     def expire(self, now: float) -> None:
         """Forget what is too old, also while nothing comes or goes."""
@@ -84,7 +106,7 @@ class SessionRepair:
 
     def wants_tick(self) -> bool:
         """Whether `tick` is wanted within TICK."""
-        return bool(self.receiver.holes) or self.sender.is_busy() or self.receiver.is_busy()
+        return bool(self.held.until) or bool(self.receiver.holes) or self.sender.is_busy() or self.receiver.is_busy()
 
 
 __all__ = ["TICK", "Outcome", "SessionRepair"]

@@ -32,7 +32,7 @@ MAX_SEND: Final = 65507  # bytes of one UDP_SEGMENT send
 MAX_SEGMENTS: Final = 64  # datagrams of it
 _TABLES = 64  # kept of each kind
 _SMALL_ROOM = 2 * MAX_SEND
-_EARLY = 300  # bytes of a datagram whose packet is written before anything else is done
+EARLY: Final = 300  # bytes of a datagram whose packet is written before anything else is done
 
 _HEAD = struct.Struct(">IQ")
 _U16 = struct.Struct(">H")
@@ -429,7 +429,7 @@ class Opener:
     ) -> None:
         size = len(datagram)
         alone = piece[0] != CONTROL and (len(piece) < VIRTIO_HEADER + 20 or not piece[1])
-        early = alone and size < _EARLY
+        early = alone and size < EARLY
         if early:  # bookkeeping comes after it
             run.end()
             run.write(key, memoryview(piece))

@@ -57,15 +57,15 @@ def test_a_packet_alone_arrives_and_is_counted(sides: tuple[Side, Side, list[boo
     answered: list[int] = []
     two.engine.on_small = lambda: answered.append(len(two.frames))
     before = two.engine.links["one"].stats.received_packets
-    for size in (1, 60, 1000):
+    for size in (1, 60, 200, 1000):
         assert send(one, frame(size))
         two.take()
         assert two.frames == [frame(size)]
         assert answered == [1]  # asked for the answer when the packet had been written
         two.frames.clear()
         answered.clear()
-    assert tries == [True] * 3
-    assert two.engine.links["one"].stats.received_packets == before + 3
+    assert tries == [True] * 3  # a large one may stand behind a hole
+    assert two.engine.links["one"].stats.received_packets == before + 4
     assert sum(two.engine.opener.counters.values()) == 0
 
 

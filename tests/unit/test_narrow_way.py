@@ -28,10 +28,10 @@ MTU, NARROW = 1420, 1280 - 28 - 38
 class Side:
     """An engine, and what it gave its device."""
 
-    def __init__(self, mtu: int) -> None:
+    def __init__(self, mtu: int, *, repairs: bool = False) -> None:
         self.sockets = open_udp()
         self.frames: list[bytes] = []
-        self.engine = DatagramEngine(self.sockets, self._write, mtu, lambda: None)
+        self.engine = DatagramEngine(self.sockets, self._write, mtu, lambda: None, repairs=repairs)
 
     def _write(self, _: str, frame: memoryview) -> bool:
         virtio.check_untrusted(frame)
@@ -70,11 +70,10 @@ class Narrow:
 
 
 @contextmanager
-def pair(mtu: int) -> Iterator[tuple[Side, Side]]:
+def pair(mtu: int, *, flags: int = TAKES_TCP | TAKES_UDP, repairs: bool = False) -> Iterator[tuple[Side, Side]]:
     """Two that have keys, and have asked each other."""
-    one, two = Side(mtu), Side(mtu)
+    one, two = Side(mtu, repairs=repairs), Side(mtu, repairs=repairs)
     try:
-        flags = TAKES_TCP | TAKES_UDP
         offering = Offering(Terms(flags, AES_256_GCM, mtu, 1, (one.address,)), "i", "r")
         message, agreed = answer_untrusted(offering.message, flags, mtu, 2, (two.address,), AES_256_GCM, "i", "r")
         two.engine.add_session("one", agreed, 2, initiated=False)

@@ -128,6 +128,8 @@ class Link:
             outcome = end.repair.on_message(read_repair_untrusted(data), self.now)
             for copy in outcome.copies:
                 self.wire(self.other(end), copy)
+            for message in outcome.messages:
+                self._control(end, message)
             for repaired in outcome.repaired:
                 end.opener.open_repaired(repaired, end.receive, write, control)
 
