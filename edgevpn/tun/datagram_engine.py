@@ -31,12 +31,14 @@ from edgevpn.tun.fit import MAX_SYN, Fit, clamp_mss, fit, udp_ends
 from edgevpn.tun.lone import receive_lone
 from edgevpn.tun.session_repair import TICK as REPAIR_TICK, SessionRepair
 from edgevpn.tun.train import EARLY, MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
-from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT
+from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT, waited
 
 WAIT: Final = 5  # milliseconds for room in the socket's buffer
 GATHER: Final = 0.0003  # seconds
 _RECEIVES_A_TURN = 64
 _BYTES_A_TURN = 8 * 65536
+_LONGEST = 0.1  # seconds that something may lie in a socket's buffer
+_DROPPED_AT_ONCE = 8
 _LATELY, _OFTEN = 0.004, 24  # so many receives in so many seconds are often
 _MUCH = 300_000  # bytes sent in so many seconds
 _SMALL = 2048  # bytes of a datagram by itself
@@ -94,10 +96,14 @@ class DatagramEngine:
         self.sealer = Sealer()
         self.opener = Opener()
         self._into = [self.opener.view[:65536]]
+        self._scrap = bytearray(1)
+        for sock in sockets.values():
+            waited(sock)  # from now on the kernel takes times
         self.links: dict[str, DatagramLink] = {}
         self.live: dict[str, DatagramLink] = {}
         self.counters = {
             "datagrams_not_sent": 0,
+            "receives_too_late": 0,
             "control_refused": 0,
             "packets_fragmented": 0,
             "too_big_answered": 0,
@@ -507,6 +513,20 @@ class DatagramEngine:
                     self._write_held(link, session.repair, self.now)
             self.heard.clear()
         self._count(count, taken)
+        if count >= _RECEIVES_A_TURN or taken >= _BYTES_A_TURN:
+            self._shed(sock)
+
+    def _shed(self, sock: socket.socket) -> None:
+        """Drop what has waited too long: where more comes than we can open, it should not be late as well."""
+        longest = _LONGEST
+        while waited(sock) > longest:
+            longest = _LONGEST / 2
+            for _ in range(_DROPPED_AT_ONCE):
+                try:
+                    sock.recv_into(self._scrap)  # its beginning; the kernel drops the rest
+                except OSError:
+                    return
+                self.counters["receives_too_late"] += 1
 
     def take_opened(
         self, key: ReceiveKey, train: int, index: int, sealed: memoryview, piece: bytes, source: Address, now: float

@@ -1,12 +1,16 @@
 """The UDP sockets of the datagram path: made by the supervisor, so that they outlive the tun actor, which uses them.
 
 One for IPv4, one for IPv6, on the same port where that is free. They join what they receive (UDP_GRO), never fragment
-(IP_MTU_DISCOVER), and have room for bursts, since UDP knows no back-pressure. See udp(7), ip(7), ipv6(7).
+(IP_MTU_DISCOVER), and have room for bursts, since UDP knows no back-pressure. That room is in bytes; how long something
+lay there, `waited` tells. See udp(7), ip(7), ipv6(7), socket(7).
 """
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -16,6 +20,8 @@ UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PROBE = 10, 23, 3  # PROBE: don't fragment, and don't ask the path MTU cache
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_SIOCGSTAMP, _TIMEVAL = 0x8906, struct.Struct("@ll")
+_NO_WAIT = 10.0  # seconds: the clock was set
 _SEND_BUFFER, _RECEIVE_BUFFER = 8 << 20, 16 << 20
 
 
@@ -63,3 +69,16 @@ def _prepare(sock: socket.socket, family: int) -> None:
             sock.setsockopt(socket.SOL_SOCKET, forced, size)
         except OSError:
             sock.setsockopt(socket.SOL_SOCKET, plain, size)  # up to net.core.wmem_max, rmem_max
+
+
+def waited(sock: socket.socket) -> float:
+    """Seconds from the arrival of what was read last from the socket until now; 0.0 where the kernel does not tell.
+
+    The first call makes it take the times.
+    """
+    try:
+        seconds, micros = _TIMEVAL.unpack(fcntl.ioctl(sock, _SIOCGSTAMP, bytes(_TIMEVAL.size)))
+    except OSError:
+        return 0.0
+    age = time.time() - seconds - micros / 1e6
+    return age if 0 < age < _NO_WAIT else 0.0
