@@ -15,6 +15,7 @@ it lives, and a large one; how large the datagrams may be that go there, edgevpn
                         After 0.15 s and three round trips the best of those that have answered takes over, and all
                         candidates are asked; after 0.6 s and three round trips without any answer the path is not live
     idle                a probe of this way and the second each 25 s, which keeps NATs' mappings open
+    idle, and no way    has answered on three sessions: a few small probes with each new session, each five minutes
 
 The peer's datagrams may come from an address we did not know: it becomes a candidate, and is probed before it is used.
 
@@ -62,6 +63,9 @@ _STEADY = 5.0  # for so long a way must be better
 _KEEP_REPLACED = 3 * _KEEPALIVE  # one in whose place the peer uses others: what it sends by, it uses more often
 _ROUND_FIRST, _SLOWER, _ROUND_MOST = 0.25, 1.5, 30.0
 _ROUND_WANTED = 5.0  # the most while packets wait for a way
+_IN_VAIN = 3  # sessions on which no way has answered: then idle links try with little, and seldom
+_ROUND_IN_VAIN, _HANDSHAKE_SELDOM = 2.0, 5.0  # the first pause; by so much longer are those between handshakes
+_HANDSHAKE_AGAIN = 30.0  # seconds after the last, when packets come for such a link
 _WORTH_MORE, _LOSSY = 2.0, 0.1
 _TOO_NARROW = "the way carries small datagrams only"
 _MAX_DATAGRAM = 65535 - 48  # what IP and UDP take
@@ -126,6 +130,8 @@ class DatagramLink:
         ) = 0.0
         self._round = _ROUND_FIRST
         self._next_round = now
+        self._in_vain = 0  # sessions made since a way last answered, or there was anything new to try
+        self._session_made = now
 
     @property
     def is_live(self) -> bool:
@@ -153,16 +159,24 @@ class DatagramLink:
             if self.sending is not None and self.sending.repair is not None:
                 repair.sender.inherit(self.sending.repair.sender)
         self.sessions.append(session)
-        self._next_handshake = now + 1.0 + self._back_off.next()  # if no way answers; else when the keys are old
-        self._renew = False
         self.add_candidates(agreed.terms.candidates)
-        self._round, self._next_round = _ROUND_FIRST, now
+        in_vain = self._is_in_vain(now)
+        pause = self._back_off.next() * (_HANDSHAKE_SELDOM if in_vain else 1.0)
+        self._next_handshake = now + 1.0 + pause  # if no way answers; else when the keys are old
+        self._renew = False
+        self._round, self._next_round = _ROUND_IN_VAIN if in_vain else _ROUND_FIRST, now
+        self._in_vain += 1
+        self._session_made = now
         if self.address is None:
             self.reason = "no way answers yet"
         unused = sorted((one for one in self.sessions[:-1] if one is not self.sending), key=lambda one: one.used_at)
         gone = unused[: max(0, len(self.sessions) - _MAX_SESSIONS)]
         self._drop(gone)
         return session, gone
+
+    def _is_in_vain(self, now: float) -> bool:
+        """Whether no way has answered for long, and nobody waits for one: the peer is behind a relay for good."""
+        return self._way is None and self._in_vain >= _IN_VAIN and now - self.last_sent > 10 * ACTIVE
 
     def _drop(self, gone: Sequence[Session]) -> None:
         self.sessions = [one for one in self.sessions if one not in gone]
@@ -200,6 +214,7 @@ class DatagramLink:
         """Make a new session as soon as may be, which also tells the peer our candidates."""
         self._renew = True
         self._next_handshake = now
+        self._in_vain = 0
 
     def leave_handshake_to_peer(self, now: float) -> None:
         """For a second: it is the peer's turn."""
@@ -219,6 +234,7 @@ class DatagramLink:
                 worst = min((one for one in self._ways.values() if one not in kept), key=lambda one: one.answered)
                 del self._ways[worst.address]
             self._ways[address] = Way(address, self._full)
+            self._in_vain = 0
 
     def has_way(self, address: Address) -> bool:
         return address in self._ways
@@ -301,6 +317,8 @@ class DatagramLink:
         self._looked_at = now
         self._probed_at = 0.0
         self._round, self._next_round = _ROUND_FIRST, now
+        if self._way is None and self._in_vain >= _IN_VAIN:
+            self._next_handshake = min(self._next_handshake, max(now, self._session_made + _HANDSHAKE_AGAIN))
         if self._way is not None and self._asked_since is None:
             self._asked_since = now
 
@@ -316,6 +334,7 @@ class DatagramLink:
         if self._ways.get(way.address) is not way:
             return False  # it had to go meanwhile
         self.observed[":" in answer.observed[0]] = answer.observed
+        self._in_vain = 0
         way.on_answer(size, at, now)
         self._back_off.reset()
         if way is self._way:
@@ -519,7 +538,7 @@ class DatagramLink:
         """Of the probes for a way: what is to be found out about its size, and a small one last."""
         small = min(SMALL, self._full)
         if not way.mtu.size and not way.answered:
-            if self._way is None and self._round > _ROUND_WANTED:
+            if self._way is None and (self._round > _ROUND_WANTED or self._is_in_vain(now)):
                 return [small]  # nobody waits for it: what it carries is asked for when it has answered
             return list(dict.fromkeys((*way.mtu.first(), small)))
         if way is not self._way:

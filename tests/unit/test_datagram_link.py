@@ -275,26 +275,37 @@ def test_an_idle_path_is_quiet_but_kept(world: World) -> None:
     assert 10 <= count <= 2 * 2 * 300 / 25 + 4
 
 
-def test_a_way_that_never_answers_costs_little_while_idle_and_is_good_when_it_opens(world: World) -> None:
-    spent = 0
+@pytest.mark.parametrize("needed", [False, True])
+def test_a_way_that_never_answers_costs_little_while_idle_and_is_good_when_it_opens(world: World, needed: bool) -> None:
+    spent = handshakes = 0
 
     def closed(_source: Address, _target: Address, size: int) -> None:
         nonlocal spent
         spent += size + 20
 
+    def shake_when_wanted() -> None:
+        nonlocal handshakes
+        for link in (world.one, world.two):
+            if link.wants_handshake(world.now):
+                link.handshake_began(world.now)
+                world.shake(initiator=link)
+                handshakes += 1
+
     world.reach = closed
-    world.shake()
-    world.run(120.0)
-    spent = 0
-    world.run(300.0)
-    per_way = spent * 8 / 300 / 2
-    assert per_way < 50  # bit/s
+    world.run(600.0, shake_when_wanted)
+    spent = handshakes = 0
+    world.run(1200.0, shake_when_wanted)
+    print(f"{spent * 8 / 1200 / 2:.0f} bit/s a side, {handshakes} handshakes")
+    assert spent * 8 / 1200 / 2 < 100
+    assert handshakes <= 12  # each some 2.5 kB, through the relay
     world.reach = lambda *_: 0.01
-    world.run(32.0)
-    assert world.one.is_live
-    assert world.two.is_live
-    assert not world.one.narrow
-    assert not world.two.narrow
+    if needed:
+        world.one.look(world.now)
+        world.one.last_sent = world.now
+    world.run(40.0 if needed else 320.0, shake_when_wanted)
+    for link in (world.one, world.two):
+        assert link.is_live
+        assert not link.narrow
 
 
 def test_a_peer_that_moved_is_followed_within_a_second(world: World) -> None:
