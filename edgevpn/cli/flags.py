@@ -23,7 +23,8 @@ _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
 _NO_LIMITS = "there is no resource manager"
 _NOT_NEEDED_RELAYED = "relayed connections carry packets anyway"
-_NO_NAT = "there is no NAT traversal"
+_NO_AUTONAT = "there is no AutoNAT service"
+_NO_UPNP = "there is no UPnP"
 _NOT_NEEDED = "it is not needed"
 
 
@@ -119,17 +120,17 @@ COMMON: tuple[Flag, ...] = (
         "EDGEVPNAUTORELAY",
         "Be reached through other nodes where a NAT or a firewall keeps this one from being dialled",
     ),
-    Flag("nat-ratelimit-global", "int", 10, "EDGEVPNNATRATELIMITGLOBAL", "NAT checks for others, in all", _NO_NAT),
-    Flag("nat-ratelimit-peer", "int", 10, "EDGEVPNNATRATELIMITPEER", "NAT checks for others, each", _NO_NAT),
-    Flag("nat-ratelimit-interval", "int", 60, "EDGEVPNNATRATELIMITINTERVAL", "Period of those limits (s)", _NO_NAT),
-    Flag("nat-ratelimit", "bool", True, "EDGEVPNNATRATELIMIT", "Limit the NAT checks done for others", _NO_NAT),
+    Flag("nat-ratelimit-global", "int", 10, "EDGEVPNNATRATELIMITGLOBAL", "NAT checks for others, in all", _NO_AUTONAT),
+    Flag("nat-ratelimit-peer", "int", 10, "EDGEVPNNATRATELIMITPEER", "NAT checks for others, each", _NO_AUTONAT),
+    Flag("nat-ratelimit-interval", "int", 60, "EDGEVPNNATRATELIMITINTERVAL", "Period of those limits (s)", _NO_AUTONAT),
+    Flag("nat-ratelimit", "bool", True, "EDGEVPNNATRATELIMIT", "Limit the NAT checks done for others", _NO_AUTONAT),
     Flag("max-connections", "int", 0, "EDGEVPNMAXCONNS", "Most connections to peers; 0 for 400"),
     Flag("ledger-state", "str", "", "EDGEVPNLEDGERSTATE", "Directory that keeps the ledger between runs"),
     Flag("mdns", "bool", True, "EDGEVPNMDNS", "Find peers on the local network"),
     Flag("concurrency", "int", 20, "", "Packets handled at a time", _NOT_NEEDED),
     Flag("holepunch", "bool", True, "EDGEVPNHOLEPUNCH", "Make direct TCP connections of relayed ones"),
-    Flag("natservice", "bool", True, "EDGEVPNNATSERVICE", "Tell others whether they are reachable", _NO_NAT),
-    Flag("natmap", "bool", True, "EDGEVPNNATMAP", "Ask the router to forward a port (UPnP)", _NO_NAT),
+    Flag("natservice", "bool", True, "EDGEVPNNATSERVICE", "Tell others whether they are reachable", _NO_AUTONAT),
+    Flag("natmap", "bool", True, "EDGEVPNNATMAP", "Ask the router to forward a port (UPnP)", _NO_UPNP),
     Flag("dht", "bool", True, "EDGEVPNDHT", "Find peers in the DHT"),
     Flag("low-profile", "bool", True, "EDGEVPNLOWPROFILE", "Use few connections", _NOT_NEEDED),
     Flag("aliveness-healthcheck-interval", "int", 120, "HEALTHCHECKINTERVAL", "Pause between our heartbeats (s)"),
