@@ -157,7 +157,7 @@ def test_wrong_flags_and_variables_fail_in_the_words_of_a_start(
 
 def test_what_has_no_effect_and_what_is_left_out_is_a_warning(file: Path) -> None:
     checks = found(
-        str(file), "--autorelay", "--listen-maddrs", "/ip4/1.2.3.4/udp/1/quic-v1,/ip4/1.2.3.4/tcp/1", EDGEVPNADRESS="x"
+        str(file), "--natservice", "--listen-maddrs", "/ip4/1.2.3.4/udp/1/quic-v1,/ip4/1.2.3.4/tcp/1", EDGEVPNADRESS="x"
     )
     told = [what for _, what, _ in of_state(WARN, checks)]
     assert len(told) == 3
