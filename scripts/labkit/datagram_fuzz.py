@@ -42,7 +42,7 @@ from edgevpn.proto.datagram_handshake import (
 )
 from edgevpn.proto.datagram_repair import REPAIRS
 from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP
-from edgevpn.tun import datagram_engine, virtio
+from edgevpn.tun import datagram_engine, lone, virtio
 from edgevpn.tun.datagram_engine import DatagramEngine
 from edgevpn.tun.pump import Pump
 from edgevpn.tun.router import Router
@@ -69,6 +69,17 @@ class MemorySocket:
     def __init__(self) -> None:
         self.sent: list[tuple[list[bytes], Address]] = []
         self.inbox: deque[Receive] = deque()
+        self._real = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def fileno(self) -> int:
+        """Of a socket that the kernel knows no times of."""
+        return self._real.fileno()
+
+    def close(self) -> None:
+        self._real.close()
+
+    def sendto(self, data: memoryview, address: Address) -> int:
+        return self.sendmsg((data,), (), 0, address)
 
     def getsockname(self) -> Address:
         return "192.0.2.9", 1009
@@ -121,6 +132,7 @@ class Side:
 
     def close(self) -> None:
         self._null.close()
+        self.socket.close()
 
 
 class Fuzz:
@@ -224,7 +236,9 @@ class Fuzz:
             for packet in virtio.segment(frame):
                 there.expected[packet] = None
             here.engine.sealer.frame[: len(frame)] = frame
-            here.engine.send(link, len(frame))
+            alone = not frame[1] and self.chance.random() < 0.5
+            if not alone or not lone.send_lone(here.engine, link, len(frame), self.clock.now):
+                here.engine.send(link, len(frame))
             here.counts["frames sent"] += 1
         here.engine.flush()
         while len(there.expected) > _EXPECTED:
@@ -285,13 +299,15 @@ def fuzz(wanted: int, seed: int) -> dict[str, Any]:
     """Counts. Raises WrongError, or whatever the code raised that it must not."""
     run = Fuzz(seed)
     clock = SimpleNamespace(monotonic=lambda: run.clock.now, sleep=lambda _: None)
-    before = datagram_engine.__dict__["time"]
-    datagram_engine.__dict__["time"] = clock
+    timed = (datagram_engine, lone)
+    for module in timed:
+        module.__dict__["time"] = clock
     began, memory = time.monotonic(), _rss()
     try:
         run.run(wanted)
     finally:
-        datagram_engine.__dict__["time"] = before
+        for module in timed:
+            module.__dict__["time"] = time
         for side in (run.one, run.two):
             side.close()
     totals: Counter[str] = Counter(run.counts)
