@@ -81,7 +81,8 @@ def test_garbage_at_the_datagram_port_costs_counters_only(make_lab: MakeLab, sta
     done = lab.node(3).run(["python3", "-c", GARBAGE, lab.node(1).address, "4500", str(seed), "3"], timeout=60)
     result = pinging.finish()
     assert int(done.stdout) > 5000
-    assert result.received >= result.sent - 1
+    late = one.ask("repl", "tun", "-c", "datagrams.engine.counters['receives_too_late']").stdout
+    assert result.received >= result.sent - 1 - int(late)  # where this machine stood still for a tenth of a second
     counted = one.ask("repl", "tun", "-c", "datagrams.engine.opener.counters['datagrams_unknown']").stdout
     assert int(counted) > 4000
     assert path_of(one) == "datagram"
