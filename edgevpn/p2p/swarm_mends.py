@@ -448,10 +448,12 @@ class MendedSwarm(Swarm):
         here = "::" if addr.ip.version == 6 else "0.0.0.0"  # noqa: S104 - the interface is the kernel's choice
         raw = await self._tcp.dial_with_source(Multiaddr(addr.text), (here, port))
         try:
-            if client:
-                await self.upgrade_outbound_raw_conn(raw, peer_id)
-            else:
-                with trio.fail_after(UPGRADE_TIMEOUT):
+            # Whoever waits for a connection sees it while it is still being made, and cancels us: not in the middle.
+            with trio.fail_after(UPGRADE_TIMEOUT) as scope:
+                scope.shield = True
+                if client:
+                    await self.upgrade_outbound_raw_conn(raw, peer_id)
+                else:
                     await self.upgrade_inbound_raw_conn(RawConnection(raw.stream, False), Multiaddr(addr.text))
         except BaseException:
             with trio.CancelScope(shield=True):

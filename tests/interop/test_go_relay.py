@@ -15,7 +15,7 @@ from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nats import behind, only_to, publish
 from scripts.labkit.traffic import wait_for
-from tests.interop.table import Table
+from tests.interop.table import Table, exchange
 from tests.netns.test_relay import row, stats
 
 MakeTable = Callable[..., Table]
@@ -56,3 +56,24 @@ def test_a_node_of_ours_is_reached_through_a_go_relay(make_table: MakeTable) -> 
         assert found.received == found.sent == 20
         assert seen["path"] == "relayed"
         assert seen["path_why"].startswith(f"through the relay {relay.peer_id}")
+
+
+def test_a_go_node_reaches_one_of_ours_through_our_relay_and_packets_go_both_ways(make_table: MakeTable) -> None:
+    """The Go node finds the address through the relay in the DHT, which our relay serves."""
+    table = make_table(6)
+    nats(table.lab)
+    relay = table.ours(1, "--mdns=false", PORT)
+    peer_id = relay.wait_for_state("joining", 30)["peer_id"]
+    flags = ("--mdns=false", f"--discovery-bootstrap-peers=/ip4/{table.lab.node(1).address}/tcp/4001/p2p/{peer_id}")
+    ours = table.ours(5, *flags)
+    wait_for(lambda: stats(relay)["relay_places"] == 1, 40, 0.5, "the place of our node")
+    began = time.monotonic()
+    go = table.go(4, *flags)
+    go.wait_until_it_answers()
+    traffic.first_answer(go.node, "10.1.0.5", "edgevpn0", 60)
+    print(f"first answer after {time.monotonic() - began:.1f} s")
+    exchange(go, ours)
+    seen = row(ours, "10.1.0.4")
+    print(seen["path"], "|", seen["path_why"])
+    assert seen["path"] == "edgevpn-stream"
+    assert seen["path_why"].startswith(f"through the relay {peer_id}")
