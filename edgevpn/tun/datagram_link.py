@@ -542,6 +542,8 @@ class DatagramLink:
                 return [small]  # nobody waits for it: what it carries is asked for when it has answered
             return list(dict.fromkeys((*way.mtu.first(), small)))
         if way is not self._way:
+            if way.mtu.size and not self._is_active(now):
+                return [small]  # whether it lives; what it carries is asked again as soon as packets go
             return list(dict.fromkeys((way.mtu.size or way.mtu.full, small)))
         wanted = way.mtu.step(now, self._large_patience, self._is_active(now))
         return [small] if wanted is None or wanted == small else [wanted, small]

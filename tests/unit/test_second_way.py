@@ -9,6 +9,7 @@ import pytest
 
 from edgevpn.proto.datagram import Address
 from edgevpn.tun.datagram_link import DatagramLink
+from edgevpn.tun.path_mtu import SMALL
 from edgevpn.tun.way import Way
 from tests.unit.test_datagram_link import B2, MTU, A, B, World
 
@@ -35,19 +36,24 @@ def time_until(world: World, is_so: Callable[[], object], most: float = 3.0) -> 
 
 
 def test_the_second_way_is_asked_each_second_while_packets_go_and_hardly_at_all_while_none_do(world: World) -> None:
-    asked = 0
+    asked = large = 0
 
-    def counting(source: Address, target: Address, _: int) -> float:
-        nonlocal asked
+    def counting(source: Address, target: Address, size: int) -> float:
+        nonlocal asked, large
         asked += source == A and target == B2
+        large += source == A and target == B2 and size > 2 * SMALL
         return 0.02 if target == B2 else 0.01
 
     world.reach = counting
     world.run(20.0, lambda: world.send(world.one))
     assert 30 <= asked <= 64  # a small one and a large one each time
-    asked = 0
+    world.run(5.0)  # until it counts as idle
+    asked = large = 0
     world.run(300.0)
-    assert 2 * 8 <= asked <= 2 * 20
+    assert 8 <= asked <= 20
+    assert large == 0, "ten idle nodes would spend more on large probes than on all else"
+    world.run(3.0, lambda: world.send(world.one))
+    assert large >= 2
 
 
 def test_the_second_takes_over_within_six_tenths_of_a_second_when_the_first_falls_silent(world: World) -> None:
