@@ -1,6 +1,6 @@
 """The sending side of repair: what was sent lately, parity over it, and copies of what is asked for. Pure.
 
-    quick     more than QUICK goes out: nothing is done. A way that fast has no random loss that is worth it
+    quick     more than QUICK goes out, or comes in: nothing is done. So fast a way has no random loss that is worth it
     quiet     nothing was lost lately: sealed trains are kept, whole, and nothing else is done
     active    after an ask, or a report of losses: stamps each STAMP_EACH while something is sent, and parity. That is
               on trial until a report has told whether the losses were random. Calm ends parity, and stamps a while
@@ -23,6 +23,7 @@ Kept: two round trips and KEPT_MORE, and at most KEPT_BYTES. Copies: no more tha
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
 from math import ceil, comb
 from typing import Final, NamedTuple
@@ -55,6 +56,7 @@ FREE: Final = 0.004  # seconds of queue
 KEPT_MORE: Final = 0.1
 KEPT_BYTES: Final = 8 << 20
 QUICK: Final = 125_000_000  # bytes a second
+_QUICK_IN = QUICK // 1400  # datagrams a second
 FIRST_LOSS: Final = 0.03  # until it is known
 MOST_STEP: Final = 8
 _WINDOW, _EVICT_EACH = 0.1, 0.01
@@ -147,8 +149,11 @@ class _Group:
 class RepairSender:
     """For one session."""
 
-    def __init__(self, room: int, rtt: float, *, codes: bool = True) -> None:
-        """`room`: bytes of a control message. `codes`: whether the other side knows the code."""
+    def __init__(self, room: int, rtt: float, *, codes: bool = True, arrived: Callable[[], int] = lambda: 0) -> None:
+        """`room`: bytes of a control message. `codes`: whether the other side knows the code.
+
+        `arrived` tells how many datagrams of the session have come.
+        """
         self.room = room
         self.rtt = rtt
         self.active_until = 0.0
@@ -174,6 +179,9 @@ class RepairSender:
         self._evict_at = 0.0
         self._window_end = 0.0
         self._window_bytes = self._bytes_before = 0
+        self._arrived = arrived
+        self._arrived_before = 0
+        self.is_quick = False
         self._seen: tuple[int, int, int] | None = None  # what the last report said
         self._trial = False
 
@@ -194,10 +202,10 @@ class RepairSender:
         """
         active = now < self.active_until
         if now > self._window_end:
-            self._bytes_before, self._window_bytes = self._window_bytes, 0
-            self._window_end = now + _WINDOW
+            self._next_window(now)
         self._window_bytes += len(view)
-        if self._bytes_before + self._window_bytes > QUICK * _WINDOW:
+        if self.is_quick or self._bytes_before + self._window_bytes > QUICK * _WINDOW:
+            self.is_quick = True
             if self._kept:
                 self._forget_all()
             return []
@@ -214,6 +222,14 @@ class RepairSender:
         self._copies = min(_MOST_COPIES, self._copies + _SHARE * count)
         self._to_stamp = True
         return self._add_parity(kept, count, now) if self.plan.k else self._stamp_if_due(now)
+
+    def _next_window(self, now: float) -> None:
+        """Each WINDOW while something is sent: how quick is the way?"""
+        before, self._arrived_before = self._arrived_before, self._arrived()
+        came = (self._arrived_before - before) * _WINDOW / max(_WINDOW, now - self._window_end + _WINDOW)
+        self._bytes_before, self._window_bytes = self._window_bytes, 0
+        self._window_end = now + _WINDOW
+        self.is_quick = came > _QUICK_IN * _WINDOW
 
     def on_lone(self, train: int, view: memoryview, now: float) -> bool:
         """A datagram went out after a pause, a train of its own. False: nothing was done, `on_sent` is to be told."""

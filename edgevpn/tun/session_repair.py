@@ -31,8 +31,8 @@ class SessionRepair:
 
         `codes`: whether the peer understands more parities of a group than the XOR.
         """
-        self.sender = RepairSender(room, rtt, codes=codes)
-        self.receiver = RepairReceiver(head, room, rtt)
+        self.receiver = receiver = RepairReceiver(head, room, rtt)
+        self.sender = RepairSender(room, rtt, codes=codes, arrived=lambda: receiver.received)
         self.keeping = False
         self.receiver.on_hole = self._on_hole
         self.held = HeldBack()
@@ -43,6 +43,8 @@ class SessionRepair:
         self.on_lone = self.sender.on_lone
 
     def _on_hole(self, now: float) -> None:
+        if self.sender.is_quick:
+            return  # the other side keeps nothing either
         self.keeping = True
         if self.receiver.is_alone(now):  # parity is faster than TCP, and a late packet looks like a queue
             self.held.begin(now)

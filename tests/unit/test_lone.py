@@ -168,3 +168,20 @@ def test_what_went_alone_is_kept_for_repair_as_anything() -> None:
     assert not sender._kept
     sender.active_until = 20.0
     assert not sender.on_lone(8, memoryview(b"sealed"), 10.0)  # parity may be due: on_sent is to be told
+
+
+def test_answers_to_a_quick_stream_are_not_kept() -> None:
+    """A way that fast has no random loss worth the work; acknowledgements are a good part of it."""
+    arrived = 0
+    sender = RepairSender(1200, 0.02, arrived=lambda: arrived)
+    now = 1.0
+    for each, kept in ((4_000, True), (12_000, False), (4_000, True)):  # datagrams in a tenth of a second
+        for step in range(30):
+            arrived += each // 10
+            now += 0.01
+            sender.on_sent(step + 1, 0, 100, memoryview(bytes(100)), now, each=True)
+        assert bool(sender._kept) is kept
+        assert sender.is_quick is not kept
+    now, arrived = now + 60, arrived + 20_000  # in a minute: that is not quick
+    sender.on_sent(99, 0, 100, memoryview(bytes(100)), now, each=True)
+    assert not sender.is_quick
