@@ -35,7 +35,8 @@ from edgevpn.config import parse_peer_list
 from edgevpn.errors import EdgevpnError
 from edgevpn.fast_stream import FastStream
 from edgevpn.p2p.address_book import LIFETIME
-from edgevpn.p2p.host import Host, HostStream, open_host
+from edgevpn.p2p.host import Host, open_host
+from edgevpn.p2p.host_stream import HostStream
 from edgevpn.proto import messages, protocols
 from edgevpn.proto.ip import split_packets_untrusted
 from edgevpn.proto.messages import (

@@ -22,7 +22,8 @@ from edgevpn.actors.trust_link import TrustLink
 from edgevpn.errors import EdgevpnError
 from edgevpn.p2p.auto_relay import AutoRelay, Reach, judge, observed_ips, outside
 from edgevpn.p2p.hole_punch import HolePunch
-from edgevpn.p2p.host import Host, PeerEvent
+from edgevpn.p2p.host import Host
+from edgevpn.p2p.peer_values import PeerEvent
 from edgevpn.p2p.relay_client import RelayClient
 from edgevpn.p2p.relay_service import RelayService
 from edgevpn.p2p.relay_table import Limits, RelayTable

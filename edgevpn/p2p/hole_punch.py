@@ -21,7 +21,8 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from edgevpn.errors import EdgevpnError, UntrustedDataError
 from edgevpn.p2p.address_book import DialAddr, parse_addr_untrusted
 from edgevpn.p2p.auto_relay import ip_of, observed_ips
-from edgevpn.p2p.host import Host, HostStream
+from edgevpn.p2p.host import Host
+from edgevpn.p2p.host_stream import HostStream
 from edgevpn.p2p.identify import addr_text
 from edgevpn.proto.circuit import DCUTR, Punch, PunchKind, read_punch_untrusted, write_punch
 

@@ -12,16 +12,11 @@ Noise over TCP with yamux is what it speaks; the mends of py-libp2p are in the m
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Literal
 
-import psutil
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee, IRawConnection
 from libp2p.connection_types import ConnectionType
@@ -32,207 +27,27 @@ from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.rcmgr import Direction
-from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from edgevpn.errors import EdgevpnError, UntrustedDataError, UsageError
-from edgevpn.fast_stream import FastStream
-from edgevpn.p2p.address_book import AddressBook, DialAddr, network_of
+from edgevpn.errors import UntrustedDataError, UsageError
+from edgevpn.p2p.address_book import AddressBook, DialAddr
 from edgevpn.p2p.bandwidth import Bandwidth
 from edgevpn.p2p.host_mends import MendedHost, muxed
+from edgevpn.p2p.host_stream import DialError, HostStream, StreamError
 from edgevpn.p2p.identify import Identity
+from edgevpn.p2p.listen_addrs import default_listen, expand_wildcards, interface_ips, is_loopback, parse_listen
+from edgevpn.p2p.peer_values import ConnectionInfo, PeerEvent, PeerInfo, Sight
 from edgevpn.p2p.swarm_mends import Gate, MendedSwarm, parse_networks
-from edgevpn.p2p.tcp import multiaddr_text, stranded
+from edgevpn.p2p.tcp import stranded
 from edgevpn.p2p.yamux import QUEUE_LIMIT, Connection, Stream
-from edgevpn.proto.circuit import MAX_MESSAGE
 from edgevpn.proto.queue_state import QueueState, fullest
 
 PING = "/ipfs/ping/1.0.0"
 _PING_BYTES = 32
 _PING_IDLE = 120.0
-_RELAY = 256 * 1024
 EVENT_QUEUE = 256
 OVERLAP = 5.0  # seconds for which a relayed connection stays beside a new direct one
 _NOBODY = Identity("", frozenset(), (), "")
-
-
-class DialError(EdgevpnError):
-    """No connection or no stream to a peer; the text says why, in a few words."""
-
-
-class StreamError(EdgevpnError):
-    """A stream broke: it was reset, its connection ended, or it was closed here before."""
-
-
-@dataclass(frozen=True)
-class ConnectionInfo:
-    """One connection. `remote`: multiaddr; `opened_at`: Unix time; `rtt`: seconds, None before it was measured."""
-
-    remote: str
-    direction: Literal["inbound", "outbound"]
-    opened_at: float
-    rtt: float | None
-    relayed: bool
-
-
-@dataclass(frozen=True)
-class PeerInfo:
-    """A connected peer. `protocols`, `agent` and `listen_addrs` are empty until it was identified."""
-
-    peer_id: str
-    connections: tuple[ConnectionInfo, ...]
-    protocols: frozenset[str]
-    agent: str
-    listen_addrs: tuple[str, ...]
-    since: float
-
-
-@dataclass(frozen=True)
-class Sight:
-    """How a peer sees us on a direct connection: `observed`, a multiaddr. `punched`: a hole was made for it.
-
-    On an inbound one it is where the peer dialled us.
-    """
-
-    peer_id: str
-    outbound: bool
-    observed: str
-    punched: bool
-
-
-@dataclass(frozen=True)
-class PeerEvent:
-    """`connected`: a peer's first connection; `disconnected`: its last one ended; `identified`: it said who it is;
-    `changed`: it has another connection more, or one less."""
-
-    kind: Literal["connected", "disconnected", "identified", "changed"]
-    peer_id: str
-
-
-class HostStream:
-    """A stream to a peer that speaks `protocol`. All methods raise StreamError when the stream breaks."""
-
-    def __init__(self, stream: Stream, protocol: str) -> None:
-        self._stream = stream
-        self.protocol = protocol
-        self.peer_id = str(stream.muxed_conn.peer_id)
-
-    async def read(self, n: int | None = None) -> bytes:
-        """What is there, at least one byte and at most `n`; b"" at the end of file."""
-        try:
-            return await self._stream.read(n)
-        except MuxedStreamEOF:
-            return b""
-        except BaseLibp2pError as exc:
-            raise StreamError(f"stream to {self.peer_id}: {exc}") from exc
-
-    async def relay_to(self, target: FastStream) -> None:
-        """Pass everything that comes on to `target`, until the end of file.
-
-        What `target` takes at once is written in the connection's own turn, without a task switch: this is the way of
-        packets. Raises StreamError, and what `target` raises.
-        """
-
-        def write_now(data: bytes) -> int:
-            try:
-                return target.write_now(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return 0  # told to the task below, by its own write
-
-        self._stream.relay()
-        try:
-            while True:
-                self._stream.sink = write_now
-                data = await self.read(_RELAY)
-                self._stream.sink = None
-                if not data:
-                    return
-                await target.send_all(data)
-        finally:
-            self._stream.sink = None
-
-    @property
-    def relayed(self) -> bool:
-        """Whether its connection goes through a relay."""
-        return self._stream.muxed_conn.get_connection_type() is ConnectionType.RELAYED
-
-    @property
-    def dialled_connection(self) -> bool:
-        """Whether we are the ones who dialled its connection."""
-        return self._stream.muxed_conn.is_initiator
-
-    @property
-    def remote_ip(self) -> str:
-        """Of the connection's other end; "" for a relayed one."""
-        address = self._stream.get_remote_address()
-        return address[0] if address is not None else ""
-
-    @property
-    def remote_addr(self) -> str:
-        """The same as a multiaddr."""
-        addrs = self._stream.muxed_conn.get_transport_addresses()
-        return str(addrs[0]) if addrs else ""
-
-    def hold(self) -> None:
-        """What may be left unread for a while is not held against the peer."""
-        self._stream.relay()
-
-    async def read_message(self, limit: int = MAX_MESSAGE) -> bytes:
-        """A message of up to `limit` bytes that comes after its length (varint), and not a byte beyond it.
-
-        Raises UntrustedDataError for a longer one.
-        """
-        size = shift = 0
-        while True:
-            byte = (await self.read_exactly(1))[0]
-            size |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 128:
-                break
-            if shift > 14:
-                raise UntrustedDataError("a message that is too long")
-        if size > limit:
-            raise UntrustedDataError("a message that is too long")
-        return await self.read_exactly(size)
-
-    async def read_exactly(self, n: int) -> bytes:
-        """Exactly `n` bytes. An end of file before is a StreamError."""
-        data = bytearray()
-        while len(data) < n:
-            more = await self.read(n - len(data))
-            if not more:
-                raise StreamError(f"stream to {self.peer_id}: end of file after {len(data)} of {n} bytes")
-            data += more
-        return bytes(data)
-
-    async def write(self, data: bytes) -> None:
-        """Send all of `data`, waiting for the peer as needed."""
-        with self._errors():
-            await self._stream.write(data)
-
-    async def write_message(self, data: bytes) -> None:
-        """Send `data` (1 byte to 256 KiB) as exactly one data frame: what the Go program takes for one IP packet."""
-        with self._errors():
-            await self._stream.write_message(data)
-
-    async def close(self) -> None:
-        """Close for writing; the peer reads end of file. Reading goes on."""
-        await self._stream.close()
-
-    async def release(self) -> None:
-        """Nobody here uses it any more: close it, without cutting off what is on its way out."""
-        await self._stream.release()
-
-    async def reset(self) -> None:
-        """End both directions at once."""
-        await self._stream.reset()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseLibp2pError as exc:
-            raise StreamError(f"stream to {self.peer_id}: {exc}") from exc
 
 
 Handler = Callable[[HostStream], Awaitable[None]]
@@ -301,7 +116,7 @@ class Host:
         return tuple(addr.text for addr in self.book.dial_order(peer_id, trio.current_time()))
 
     def _announced(self, bound: list[Multiaddr]) -> list[Multiaddr]:
-        return [Multiaddr(text) for text in expand_wildcards([str(a) for a in bound], _interface_ips(), self._gate)]
+        return [Multiaddr(text) for text in expand_wildcards([str(a) for a in bound], interface_ips(), self._gate)]
 
     def announce_circuits(self, addrs: Sequence[str]) -> bool:
         """Be reached by these addresses through relays; whether they are others than before. Peers are told."""
@@ -313,7 +128,7 @@ class Host:
 
     def own_ips(self) -> list[str]:
         """The addresses of this machine's interfaces."""
-        return _interface_ips()
+        return interface_ips()
 
     def sights(self) -> list[Sight]:
         """How peers see us, on each direct connection whose peer has said so."""
@@ -584,7 +399,7 @@ class Host:
         self._identities[peer_id] = identity
         peer = self.peers().get(peer_id)
         remotes = [c.remote.split("/") for c in peer.connections] if peer is not None else []
-        local = any(len(r) > 2 and (_is_loopback(r[2]) or r[2] in _interface_ips()) for r in remotes)
+        local = any(len(r) > 2 and (is_loopback(r[2]) or r[2] in interface_ips()) for r in remotes)
         self.book.add(peer_id, identity.listen_addrs, "identify", trio.current_time(), local=local)
         self._tell(PeerEvent("identified", peer_id))
 
@@ -606,9 +421,9 @@ class Host:
     async def run_in(self, nursery: trio.Nursery, listen: Sequence[str]) -> None:
         await self._swarm.run_in(nursery)
         for text in listen:
-            await self._swarm.listen_on(_parse_listen(text))
+            await self._swarm.listen_on(parse_listen(text))
         bound = [ip for text in self.bound_addrs() if (ip := text.split("/")[2])]
-        self.book.loopback = bool(bound) and all(_is_loopback(ip) for ip in bound)
+        self.book.loopback = bool(bound) and all(is_loopback(ip) for ip in bound)
 
     async def close(self) -> None:
         await self._swarm.close()
@@ -651,55 +466,6 @@ async def open_host(
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-
-
-def default_listen() -> list[str]:
-    """Any free port on all addresses, of both IP versions where the machine has both."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.bind(("::", 0))
-    except OSError:
-        return ["/ip4/0.0.0.0/tcp/0"]
-    return ["/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"]
-
-
-def expand_wildcards(bound: Sequence[str], interface_ips: Iterable[str], gate: Gate) -> list[str]:
-    """The addresses to announce for the bound ones, see `Host.listen_addrs`."""
-    expanded: dict[str, None] = {}
-    ips = [ipaddress.ip_address(ip) for ip in interface_ips]
-    for text in bound:
-        parts = text.split("/")
-        if len(parts) == 5 and parts[3] == "tcp":
-            own = ipaddress.ip_address(parts[2])
-            for ip in [i for i in ips if i.version == own.version] if own.is_unspecified else [own]:
-                if not (ip.version == 6 and ip.is_link_local) and network_of(ip, gate.denied_networks) is None:
-                    expanded[multiaddr_text(str(ip), int(parts[4]))] = None
-    public = [text for text in expanded if not _is_loopback(text.split("/")[2])]
-    return public or list(expanded)
-
-
-def _interface_ips() -> list[str]:
-    """The addresses of all interfaces, loopback too."""
-    return [
-        address.address.partition("%")[0]
-        for addresses in psutil.net_if_addrs().values()
-        for address in addresses
-        if address.family in (socket.AF_INET, socket.AF_INET6)
-    ]
-
-
-def _is_loopback(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).is_loopback
-    except ValueError:
-        return False
-
-
-def _parse_listen(text: str) -> Multiaddr:
-    try:
-        return Multiaddr(text)
-    except ValueError as exc:
-        raise UsageError(f"cannot listen on {text}: not a multiaddr such as /ip4/0.0.0.0/tcp/4001") from exc
 
 
 def _parse_peer_id(text: str) -> ID:

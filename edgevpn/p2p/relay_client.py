@@ -25,7 +25,8 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.errors import EdgevpnError, UntrustedDataError
 from edgevpn.p2p.address_book import parse_addr_untrusted
-from edgevpn.p2p.host import DialError, Host, HostStream
+from edgevpn.p2p.host import Host
+from edgevpn.p2p.host_stream import DialError, HostStream
 from edgevpn.p2p.identify import addr_text
 from edgevpn.proto.circuit import (
     HOP,

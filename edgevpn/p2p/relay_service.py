@@ -22,7 +22,8 @@ import trio
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.errors import EdgevpnError, UntrustedDataError
-from edgevpn.p2p.host import DialError, Host, HostStream
+from edgevpn.p2p.host import Host
+from edgevpn.p2p.host_stream import DialError, HostStream
 from edgevpn.p2p.relay_table import RelayTable
 from edgevpn.proto.circuit import (
     HOP,

@@ -11,7 +11,8 @@ import trio
 import edgevpn.p2p  # noqa: F401 - before libp2p
 from edgevpn.actors import host as host_actor
 from edgevpn.fast_stream import FastStream
-from edgevpn.p2p.host import HostStream, StreamError, open_host
+from edgevpn.p2p.host import open_host
+from edgevpn.p2p.host_stream import HostStream, StreamError
 from edgevpn.proto.protocols import TUNNEL
 
 ECHO = "/test/echo"

@@ -14,17 +14,10 @@ from multiaddr import Multiaddr
 
 from edgevpn.errors import EdgevpnError, UsageError
 from edgevpn.p2p import host as host_module, host_mends
-from edgevpn.p2p.host import (
-    PING,
-    DialError,
-    Host,
-    HostStream,
-    PeerEvent,
-    StreamError,
-    default_listen,
-    expand_wildcards,
-    open_host,
-)
+from edgevpn.p2p.host import PING, Host, open_host
+from edgevpn.p2p.host_stream import DialError, HostStream, StreamError
+from edgevpn.p2p.listen_addrs import default_listen, expand_wildcards
+from edgevpn.p2p.peer_values import PeerEvent
 from edgevpn.p2p.swarm_mends import Gate, parse_networks
 from tests.p2p.test_swarm_mends import LOOPBACK, SEED_A, SEED_B, SEED_C, check_alive, echo, hosts, stock_host
 

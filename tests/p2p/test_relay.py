@@ -14,7 +14,8 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.p2p import relay_client, relay_service
 from edgevpn.p2p.address_book import DialAddr
-from edgevpn.p2p.host import DialError, Host, HostStream, StreamError, open_host
+from edgevpn.p2p.host import Host, open_host
+from edgevpn.p2p.host_stream import DialError, HostStream, StreamError
 from edgevpn.p2p.relay_client import RelayClient, RelayRefusedError
 from edgevpn.p2p.relay_service import RelayService
 from edgevpn.p2p.relay_table import Limits, RelayTable

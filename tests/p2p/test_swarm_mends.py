@@ -30,7 +30,8 @@ from multiaddr import Multiaddr
 
 from edgevpn.errors import SetupError
 from edgevpn.p2p import swarm_mends
-from edgevpn.p2p.host import DialError, Host, HostStream, StreamError, open_host
+from edgevpn.p2p.host import Host, open_host
+from edgevpn.p2p.host_stream import DialError, HostStream, StreamError
 from edgevpn.p2p.swarm_mends import Gate, Handshakes, parse_networks
 from edgevpn.p2p.yamux import Stream
 
