@@ -108,7 +108,7 @@ sent = 0
 for start in range(0, 25_000, 500):
     await say(await trio.to_thread.run_sync(lambda: told(signed(start, 500, 10))))
     sent += 500
-for n in range(40):
+for n in range(10):
     await say(await trio.to_thread.run_sync(lambda: told(signed(200_000 + n, 1, 1_000_000))))
     sent += 1
 for data in (b"", b"\\xff", os.urandom(3000), b"\\x91\\x09"):
@@ -210,7 +210,7 @@ def test_a_member_that_floods_keys_and_large_values_costs_bounded_memory_and_lit
     meanwhile = spread.changes([one, two], 8.0)
     assert flood.wait(120) == 0
     assert (
-        (bad.home / "flood").read_text().strip() == "25040"
+        (bad.home / "flood").read_text().strip() == "25010"
     )  # it is read as slowly as its allowance says; scripts/measure hostile tells 100,000 keys
     grown = ledger_memory(one) - before
     busy = spread.milliseconds([took or spread.LOST for _, took in meanwhile])
