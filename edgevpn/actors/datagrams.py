@@ -40,6 +40,7 @@ from edgevpn.proto.messages import Body, HostSelf, PeerState
 from edgevpn.proto.packet_stream import Hello
 from edgevpn.proto.protocols import DATAGRAM
 from edgevpn.tun.datagram_engine import DatagramEngine
+from edgevpn.tun.lone import shorten
 from edgevpn.tun.packet_thread import PacketThread
 from edgevpn.tun.router import Router
 from edgevpn.tunnels.relay import read_exactly
@@ -88,6 +89,7 @@ class Datagrams:
         self.engine = DatagramEngine(
             sockets, write, shell.config.mtu, lambda: thread.in_trio(self._rouse), repairs=repairs
         )
+        shorten(self.engine)
         self._ports = {family: sock.getsockname()[1] for family, sock in sockets.items()}
         self._families = sockets
         self._ciphers, self._prefer = preferred_ciphers()

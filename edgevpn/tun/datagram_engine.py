@@ -16,7 +16,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.back_off import BackOff
@@ -28,7 +28,6 @@ from edgevpn.proto.too_big import fragment, too_big_answer
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
 from edgevpn.tun.fit import MAX_SYN, Fit, clamp_mss, fit, udp_ends
-from edgevpn.tun.lone import receive_lone
 from edgevpn.tun.session_repair import TICK as REPAIR_TICK, SessionRepair
 from edgevpn.tun.train import EARLY, MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
 from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT, waited
@@ -92,6 +91,7 @@ class DatagramEngine:
         self.sessions: dict[int, tuple[DatagramLink, Session]] = {}
         self.keys: dict[int, ReceiveKey] = {}
         self.on_small: Callable[[], None] = lambda: None  # called after a small packet: it may be answered already
+        self.take_lone: Callable[[int, tuple[Any, ...]], bool] = lambda _size, _source: False  # edgevpn/tun/lone.py
         self._may_be_answered = False
         self.sealer = Sealer()
         self.opener = Opener()
@@ -491,7 +491,7 @@ class DatagramEngine:
                 size, ancillary, _, source = sock.recvmsg_into(views, 32)
             except OSError:
                 break  # BlockingIOError: nothing more; others tell of an earlier send
-            if not count and size < EARLY and not ancillary and receive_lone(self, size, source):
+            if not count and size < EARLY and not ancillary and self.take_lone(size, source):
                 count, taken = 1, size
                 continue
             length = size

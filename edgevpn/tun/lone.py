@@ -12,20 +12,24 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
 
 from edgevpn.proto.datagram import CONTROL, HEAD, INDEX_BITS, MAX_PIECES, OVERHEAD
-
-if TYPE_CHECKING:
-    from edgevpn.tun.datagram_engine import DatagramEngine
-    from edgevpn.tun.datagram_link import DatagramLink
+from edgevpn.tun.datagram_engine import DatagramEngine
+from edgevpn.tun.datagram_link import DatagramLink
 
 APART: Final = 0.002  # seconds after the last one: what comes sooner is company, and is sent with others
 _LEAST = OVERHEAD + 30
 _INDEX_MASK = (1 << INDEX_BITS) - 1
 _HEAD = struct.Struct(">IQ")
+
+
+def shorten(engine: DatagramEngine) -> None:
+    """Have the engine take what it receives alone the short way."""
+    engine.take_lone = partial(receive_lone, engine)
 
 
 def send_lone(engine: DatagramEngine, link: DatagramLink, size: int, now: float) -> bool:

@@ -107,6 +107,7 @@ class Side:
         self.name = name
         self.socket = MemorySocket()
         self.engine = DatagramEngine({socket.AF_INET: self.socket}, self._write, MTU, lambda: None, repairs=True)  # type: ignore[dict-item]
+        lone.shorten(self.engine)
         self.expected: OrderedDict[bytes, None] = OrderedDict()
         self.counts: Counter[str] = Counter()
         self._null = open("/dev/null", "wb", buffering=0)  # noqa: SIM115 - as long as the run

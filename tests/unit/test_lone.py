@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from edgevpn.proto.packet_stream import PLAIN
-from edgevpn.tun import datagram_engine, lone
+from edgevpn.tun import lone
 from edgevpn.tun.datagram_link import Session
 from edgevpn.tun.pump import Pump
 from edgevpn.tun.repair_sender import RepairSender
@@ -25,19 +25,19 @@ def frame(size: int = 60) -> bytes:
 
 
 @pytest.fixture
-def sides(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Side, Side, list[bool]]]:
+def sides() -> Iterator[tuple[Side, Side, list[bool]]]:
     """Two engines, and what became of each try to receive by the short way."""
     tries: list[bool] = []
 
     def watched(*args: object) -> bool:
-        tries.append(lone.receive_lone(*args))  # type: ignore[arg-type]
+        tries.append(lone.receive_lone(two.engine, *args))  # type: ignore[arg-type]
         return tries[-1]
 
     with pair(MTU) as (one, two):
         one.send(frame())  # the first makes the session the one to answer with
         two.take()
         two.frames.clear()
-        monkeypatch.setattr(datagram_engine, "receive_lone", watched)
+        two.engine.take_lone = watched
         yield one, two, tries
 
 
