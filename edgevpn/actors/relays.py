@@ -19,6 +19,7 @@ import trio
 from edgevpn.actors.client import ActorUnavailableError, RefusedError
 from edgevpn.actors.shell import Shell
 from edgevpn.actors.trust_link import TrustLink
+from edgevpn.config import parse_peer_list
 from edgevpn.errors import EdgevpnError
 from edgevpn.p2p.auto_relay import AutoRelay, Reach, judge, observed_ips, outside
 from edgevpn.p2p.hole_punch import HolePunch
@@ -74,7 +75,10 @@ class Relays:
         )
         self.table = RelayTable(limits, self._members)
         self.service = RelayService(host, self.table, shell.count, self._learn)
-        self.client = RelayClient(host, shell.count)
+        # Where somebody is, through a relay, only he himself can say: who lists networks takes no circuits.
+        lists = parse_peer_list(config.blacklist), parse_peer_list(config.whitelist)
+        self._circuits = not any(one.networks for one in lists)
+        self.client = RelayClient(host, shell.count, allowed=self._circuits)
         self.auto = AutoRelay(config.autorelay_interval, random.Random())  # noqa: S311
         self.punch = HolePunch(host, shell.count) if config.holepunch else None
         self.reach = Reach.UNKNOWN
@@ -150,8 +154,10 @@ class Relays:
             self._shell.log.info("where this node is", reach=reach.value, seen_at=observed_ips(sights, own))
             self.reach = reach
         self.service.serve(self._shell.config.relay_service and self.reach is not Reach.BEHIND_NAT)
-        wanted = self._shell.config.autorelay and (
-            bool(self._static) or self.reach is Reach.BEHIND_NAT or self.auto.is_unreached(now)
+        wanted = (
+            self._circuits
+            and self._shell.config.autorelay
+            and (bool(self._static) or self.reach is Reach.BEHIND_NAT or self.auto.is_unreached(now))
         )
         candidates = self._candidates({one.peer_id for one in outside(sights, own)})
         for relay in self.auto.take_due(candidates, wanted=wanted, now=now):
@@ -230,7 +236,7 @@ class Relays:
 
     def _ways_around(self, peer_id: str) -> Iterable[str]:
         """Relays that may know the way to a peer: members that are connected."""
-        if not self._shell.config.autorelay:
+        if not self._circuits or not self._shell.config.autorelay:
             return []
         given = {relay for _, _, relay in self._static}
         found = [

@@ -101,7 +101,9 @@ def _raw(stream: HostStream, *, initiator: bool) -> RawConnection:
 class RelayClient:
     """On `host`. `held`: the reservations, by relay; who loses one takes it out."""
 
-    def __init__(self, host: Host, count: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, host: Host, count: Callable[[str], None] = lambda _: None, *, allowed: bool = True) -> None:
+        """Not `allowed`: every circuit is refused, in either direction."""
+        self._allowed = allowed
         self._host = host
         self._count = count
         self.held: dict[str, Held] = {}
@@ -155,6 +157,8 @@ class RelayClient:
 
     async def dial(self, addr: Multiaddr) -> INetConn:
         """A connection over `.../p2p/RELAY/p2p-circuit/p2p/PEER`. Raises OpenConnectionError, SwarmException."""
+        if not self._allowed:
+            raise OpenConnectionError("no circuits: peers are listed by network")
         way, _, peer = str(addr).rpartition("/p2p-circuit/p2p/")
         base, _, relay = way.rpartition("/p2p/")
         try:
@@ -190,7 +194,7 @@ class RelayClient:
         except trio.TooSlowError as exc:
             raise EdgevpnError("no request came") from exc
         status = Status.OK
-        if stream.relayed or stream.peer_id not in self.held:
+        if not self._allowed or stream.relayed or stream.peer_id not in self.held:
             status = Status.PERMISSION_DENIED
         elif request.kind is not StopKind.CONNECT or not request.peer:
             status = Status.UNEXPECTED_MESSAGE
