@@ -17,6 +17,7 @@ from scripts.labkit.nats import behind, only_to
 from scripts.labkit.nodes import Vpn, new_token
 from scripts.labkit.numbered import Numbered
 from scripts.labkit.traffic import wait_for
+from tests.netns.marks import long
 from tests.netns.test_node import MakeNode
 
 MakeLab = Callable[..., Lab]
@@ -172,6 +173,7 @@ def test_when_a_relay_dies_another_takes_its_place_and_one_that_comes_back_is_us
     wait_for(lambda: same_ledger(net.relay, second, a, b), 30, 0.5, "one ledger")
 
 
+@long
 def test_places_are_renewed_in_time_and_a_circuit_that_ends_is_followed_by_another(
     make_lab: MakeLab, start: MakeNode
 ) -> None:
