@@ -31,6 +31,7 @@ DIRECT_TIMEOUT = 2.0
 DIAL_FOR = 4.0  # seconds that both go on dialling
 DIAL_AGAIN = 0.2
 TRIES = 3
+AGREE_AGAIN = 3.0  # a Go node answers up to 5 s after it was told where it is seen
 PAUSES = (300.0, 900.0, 3600.0)  # after so many tries in vain
 MOST = 8  # addresses
 MAX_ASKED, ASKED_WITHIN = 6, 300.0  # so often a peer may have us dial
@@ -87,6 +88,8 @@ class HolePunch:
                     await self._begin(peer_id, client=attempt == TRIES - 1)
                 except EdgevpnError:
                     self._count("holes_not_agreed_on")
+                    if attempt < TRIES - 1:
+                        await trio.sleep(AGREE_AGAIN)
             if not self._host.is_relayed(peer_id):
                 return
             self._count("holes_not_punched")
@@ -95,7 +98,8 @@ class HolePunch:
             await trio.sleep(pause)
 
     async def _begin(self, peer_id: str, *, client: bool) -> None:
-        stream = await self._host.relayed_stream(peer_id, [DCUTR], timeout=TIMEOUT)
+        # where both have dialled there are two, and on that of ours it is not for us to begin
+        stream = await self._host.relayed_stream(peer_id, [DCUTR], timeout=TIMEOUT, received=True)
         try:
             with trio.fail_after(TIMEOUT):
                 began = trio.current_time()

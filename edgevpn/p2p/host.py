@@ -316,9 +316,14 @@ class Host:
         with _dial_errors(peer_id), trio.fail_after(timeout):
             return await self._open(conn, protocols)
 
-    async def relayed_stream(self, peer_id: str, protocols: Sequence[str], *, timeout: float) -> HostStream:
-        """A stream on a relayed connection that there is. Raises DialError."""
-        conn = self._swarm.relayed_connection(_parse_peer_id(peer_id))
+    async def relayed_stream(
+        self, peer_id: str, protocols: Sequence[str], *, timeout: float, received: bool = False
+    ) -> HostStream:
+        """A stream on a relayed connection that there is; `received`: on one that the peer has dialled.
+
+        Raises DialError.
+        """
+        conn = self._swarm.relayed_connection(_parse_peer_id(peer_id), received=received)
         if conn is None:
             raise DialError(f"{peer_id}: no relayed connection")
         with _dial_errors(peer_id), trio.fail_after(timeout):

@@ -319,10 +319,12 @@ class MendedSwarm(Swarm):
         best = self.best_connection(peer_id)
         return None if best is None or best.get_connection_type() == ConnectionType.RELAYED else best
 
-    def relayed_connection(self, peer_id: ID) -> SwarmConn | None:
-        """The last one that a relay carries."""
+    def relayed_connection(self, peer_id: ID, *, received: bool = False) -> SwarmConn | None:
+        """The last one that a relay carries; `received`: of those that the peer has dialled."""
         alive = [c for c in self.connections.get(peer_id, ()) if not c.is_closed and not c.muxed_conn.is_closed]
         relayed = [c for c in alive if c.get_connection_type() == ConnectionType.RELAYED]
+        if received:
+            relayed = [c for c in relayed if not c.muxed_conn.is_initiator]
         found = relayed[-1] if relayed else None
         assert found is None or isinstance(found, SwarmConn)  # noqa: S101 - only add_conn fills the table
         return found

@@ -61,6 +61,35 @@ async def test_it_is_not_for_who_has_dialled_to_begin() -> None:
             await stream.read_message()
 
 
+async def test_where_both_have_dialled_who_begins_does_so_where_it_was_dialled() -> None:
+    async with three() as net:
+        at_a, _ = await relayed(net)
+        await net.dialler.reserve(net.relay.peer_id)
+        back = f"{net.circuit}/p2p/{net.b.peer_id}"
+        await net.behind.dial(Multiaddr(back))  # later than the other, so that it is the last
+        await until(lambda: len(net.b.peers()[net.a.peer_id].connections) == 2)
+        assert {c.direction for c in net.a.peers()[net.b.peer_id].connections} == {"inbound", "outbound"}
+        with trio.fail_after(5):
+            await at_a._begin(net.b.peer_id, client=False)
+        await until(lambda: net.a.is_direct(net.b.peer_id) and net.b.is_direct(net.a.peer_id))
+
+
+async def test_a_peer_that_is_not_ready_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hole_punch, "DIRECT_TIMEOUT", 0)
+    monkeypatch.setattr(hole_punch, "AGREE_AGAIN", 0.2)
+    counted: list[str] = []
+    async with three() as net, trio.open_nursery() as nursery:
+        at_a = HolePunch(net.a, counted.append)
+        await net.connect()
+        await until(lambda: net.b.peer_id in net.a.peers())
+        nursery.start_soon(at_a.run_for, net.b.peer_id)
+        await until(lambda: "holes_not_agreed_on" in counted)
+        HolePunch(net.b)
+        await until(lambda: net.a.is_direct(net.b.peer_id))
+        assert "holes_not_punched" not in counted
+        nursery.cancel_scope.cancel()
+
+
 async def test_nobody_punches_over_a_direct_connection() -> None:
     async with three() as net:
         HolePunch(net.a)
