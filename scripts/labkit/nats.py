@@ -22,6 +22,13 @@ add chain inet wall on { type filter hook forward priority 0; }
 add rule inet wall on iifname eth0 ct state new drop
 """
 
+_WALL = """
+flush ruleset
+add table inet wall
+add chain inet wall in { type filter hook input priority 0; }
+add rule inet wall in iifname eth0 ct state new drop
+"""
+
 
 def behind(router: Node, inside: Node, number: int = 7) -> None:
     """Put `inside` behind `router`, in 192.168.NUMBER.0/24; IPv4 only."""
@@ -44,6 +51,12 @@ def only_to(router: Node, *allowed: str) -> None:
     router.run(["nft", "add chain inet wall only { type filter hook forward priority 10; }"])
     router.run(["nft", f"add rule inet wall only oifname eth0 ip daddr != {{ {names} }} drop"])
     router.run(["nft", f"add rule inet wall only iifname eth0 ip saddr != {{ {names} }} drop"])
+
+
+def wall(node: Node) -> None:
+    """A firewall at a node itself, which translates nothing: it drops what is new from outside without a word."""
+    node.run(["ip", "-6", "addr", "flush", "dev", "eth0"])
+    node.run(["sh", "-c", f"nft -f - <<'E'\n{_WALL}\nE"])
 
 
 def open_up(router: Node) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab
-from scripts.labkit.nats import behind, only_to
+from scripts.labkit.nats import behind, only_to, wall
 from scripts.labkit.nodes import Vpn, new_token
 from scripts.labkit.numbered import Numbered
 from scripts.labkit.traffic import wait_for
@@ -195,3 +195,36 @@ def test_places_are_renewed_in_time_and_a_circuit_that_ends_is_followed_by_anoth
     assert found["relay_reservations"] >= 6
     assert found["relay_circuits_over_their_time"] >= 3
     assert seen.longest_s < 6
+
+
+@pytest.mark.parametrize("punch", [True, False])
+def test_behind_firewalls_that_translate_nothing_nodes_are_reached_through_a_relay_and_holes_open_them(
+    make_lab: MakeLab, start: MakeNode, punch: bool
+) -> None:
+    """Everybody sees them where they are, so that only a member that can't be dialled tells them to ask for a place."""
+    lab = make_lab(3)
+    lab.node(1).run(["ip", "-6", "addr", "flush", "dev", "eth0"])
+    token = new_token()
+    flags = ("--dht=false", "--mdns=false")
+    relay = start(lab.node(1), token, "10.1.0.1/24", *flags, LISTEN)
+    relay_id = str(relay.wait_for_state("joining")["peer_id"])
+    flags += (f"--discovery-bootstrap-peers=/ip4/{lab.node(1).address}/tcp/4001/p2p/{relay_id}",)
+    flags += (f"--holepunch={str(punch).lower()}",)
+    for k in (2, 3):
+        wall(lab.node(k))
+    a, b = (start(lab.node(k), token, f"10.1.0.{k}/24", *flags) for k in (2, 3))
+    for vpn in (a, b):
+        vpn.wait_for_state("up")
+    began = time.monotonic()
+    both = ((a, "10.1.0.3"), (b, "10.1.0.2"))
+    wait_for(lambda: all(row(h, t).get("remote") for h, t in both), 20, 0.2, "a connection between them")
+    print(f"connected after {time.monotonic() - began:.1f} s: {row(a, '10.1.0.3')['remote']}")
+    assert stats(relay)["relay_places"] == 2
+    traffic.first_answer(a.node, "10.1.0.3", "edgevpn0", 10)
+    if punch:
+        wait_for(lambda: all(is_direct(row(h, t)) for h, t in both), 20, 0.2, "a direct connection")
+        print(f"direct connections after {time.monotonic() - began:.1f} s: {row(a, '10.1.0.3')['remote']}")
+    else:
+        assert not any(is_direct(row(h, t)) for h, t in both)
+    for here, there in both:
+        assert traffic.ping(here.node, there, 20, 0.05).received == 20
