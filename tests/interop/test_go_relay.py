@@ -12,11 +12,13 @@ from collections.abc import Callable
 import pytest
 
 from scripts.labkit import traffic
+from scripts.labkit.go_nodes import GoVpn
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nats import behind, only_to, publish
+from scripts.labkit.nodes import Vpn
 from scripts.labkit.traffic import wait_for
-from tests.interop.table import Table, exchange
-from tests.netns.test_relay import row, stats
+from tests.interop.table import Table, address, exchange
+from tests.netns.test_relay import is_direct, row, stats
 
 MakeTable = Callable[..., Table]
 
@@ -77,3 +79,73 @@ def test_a_go_node_reaches_one_of_ours_through_our_relay_and_packets_go_both_way
     print(seen["path"], "|", seen["path_why"])
     assert seen["path"] == "edgevpn-stream"
     assert seen["path_why"].startswith(f"through the relay {peer_id}")
+
+
+def open_nats(lab: Lab) -> None:
+    """As `nats`, but the routers let out everything: a hole can be made. Who is inside is told where it is seen."""
+    publish(lab)
+    for router, inside in ((2, 4), (3, 5)):
+        behind(lab.node(router), lab.node(inside), 5 + router)
+        lab.node(inside).run(["ip", "addr", "flush", "dev", "eth0"])
+
+
+def meet(ours: Vpn, go: GoVpn, timeout: float) -> str:
+    """Until they have a direct connection and no relayed one any more, and packets go both ways; where to."""
+    began = time.monotonic()
+    wait_for(lambda: row(ours, address(go)).get("remote"), timeout, 0.2, "a connection with the Go node")
+    print(f"connected after {time.monotonic() - began:.1f} s: {row(ours, address(go))['remote']}")
+    wait_for(lambda: is_direct(row(ours, address(go))), 30, 0.2, "a direct connection")
+    seen = row(ours, address(go))
+    print(f"directly after {time.monotonic() - began:.1f} s: {seen['remote']}, {seen['direction']}")
+    traffic.first_answer(go.node, address(ours), "edgevpn0", 20)
+    exchange(go, ours)
+    assert is_direct(row(ours, address(go)))
+    return str(seen["remote"])
+
+
+def test_a_go_node_that_dialled_ours_through_our_relay_ends_up_directly_connected(make_table: MakeTable) -> None:
+    """Ours was dialled, so that it begins. The Go node has no place at the relay: nobody dials it."""
+    table = make_table(5)
+    open_nats(table.lab)
+    relay = table.ours(1, "--mdns=false", PORT)
+    peer_id = relay.wait_for_state("joining", 30)["peer_id"]
+    flags = ("--mdns=false", f"--discovery-bootstrap-peers=/ip4/{table.lab.node(1).address}/tcp/4001/p2p/{peer_id}")
+    ours = table.ours(5, *flags)
+    wait_for(lambda: stats(relay)["relay_places"] == 1, 40, 0.5, "the place of our node")
+    go = table.go(4, *flags, "--autorelay=false")
+    go.wait_until_it_answers()
+    assert f"/ip4/{table.lab.node(2).address}/" in meet(ours, go, 60)
+    found = stats(ours)
+    assert found["circuits_taken"] >= 1
+    assert found["holes_punched"] == 1
+
+
+def test_a_go_node_that_ours_dialled_through_our_relay_ends_up_directly_connected(make_table: MakeTable) -> None:
+    """The Go node was dialled, so that it begins; ours has no place at any relay.
+
+    A Go node asks for places only after another Go node has failed to dial it (AutoNAT), 30 s after its start, and
+    only when it knows of four relays (go-libp2p, autorelay/options.go: minCandidates) or after three minutes.
+    """
+    table = make_table(9)
+    open_nats(table.lab)
+    first = table.ours(1, "--mdns=false", PORT)
+    peer_id = first.wait_for_state("joining", 30)["peer_id"]
+    place = f"/ip4/{table.lab.node(1).address}/tcp/4001/p2p/{peer_id}"
+    flags = ("--mdns=false", f"--discovery-bootstrap-peers={place}")
+    relays = {place: first}
+    for k in (6, 7, 8):
+        relay = table.ours(k, *flags, PORT)
+        peer_id = relay.wait_for_state("up", 30)["peer_id"]
+        relays[f"/ip4/{table.lab.node(k).address}/tcp/4001/p2p/{peer_id}"] = relay
+    table.go(9, *flags, PORT, "--relay-service=false").wait_until_it_answers()
+    go = table.go(4, *flags, *(f"--autorelay-static-peer={one}" for one in relays))
+    go.wait_until_it_answers()
+    wait_for(
+        lambda: sum(stats(relay)["relay_places"] for relay in relays.values()) > 0, 90, 0.5, "a place of the Go node"
+    )
+    ours = table.ours(5, *flags, "--autorelay-static-only")  # it knows no static one
+    ours.wait_for_state("up", 20)
+    assert f"/ip4/{table.lab.node(2).address}/" in meet(ours, go, 60)
+    found = stats(ours)
+    assert found["circuits_dialled"] >= 1
+    assert found["holes_punched"] == 1
