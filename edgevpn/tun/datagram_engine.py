@@ -36,7 +36,7 @@ WAIT: Final = 5  # milliseconds for room in the socket's buffer
 GATHER: Final = 0.0003  # seconds
 _RECEIVES_A_TURN = 64
 _BYTES_A_TURN = 8 * 65536
-_LONGEST = 0.1  # seconds that something may lie in a socket's buffer
+_LONGEST, _STANDING = 0.1, 0.5  # seconds that something may lie in a socket's buffer, once that has lasted so long
 _DROPPED_AT_ONCE = 8
 _LATELY, _OFTEN = 0.004, 24  # so many receives in so many seconds are often
 _MUCH = 300_000  # bytes sent in so many seconds
@@ -117,7 +117,7 @@ class DatagramEngine:
         self._from: Address = ("", 0)
         self._gathering = False
         self._lately = self._sent_lately = 0
-        self._lately_since = 0.0
+        self._lately_since = self._late_since = 0.0
         self.now = 0.0
 
     # --- links, from trio
@@ -515,10 +515,21 @@ class DatagramEngine:
         self._count(count, taken)
         if count >= _RECEIVES_A_TURN or taken >= _BYTES_A_TURN:
             self._shed(sock)
+        elif self._late_since:
+            self._late_since = 0.0
 
     def _shed(self, sock: socket.socket) -> None:
-        """Drop what has waited too long: where more comes than we can open, it should not be late as well."""
+        """Drop what has waited too long: where more comes than we can open, it should not be late as well.
+
+        Not at once (as in RFC 8289): what came while this machine stood still is soon read.
+        """
         longest = _LONGEST
+        if waited(sock) <= longest:
+            self._late_since = 0.0
+            return
+        self._late_since = self._late_since or self.now
+        if self.now - self._late_since < _STANDING:
+            return
         while waited(sock) > longest:
             longest = _LONGEST / 2
             for _ in range(_DROPPED_AT_ONCE):

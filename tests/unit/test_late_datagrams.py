@@ -38,13 +38,29 @@ def test_the_kernel_tells_how_long_a_datagram_waited() -> None:
         sock.close()
 
 
-def test_what_came_too_long_ago_is_dropped_and_counted() -> None:
+def test_what_came_too_long_ago_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datagram_engine, "_STANDING", 0.1)
     side = Side(MTU)
     flood(side, COUNT)
     time.sleep(0.12)
     side.engine.on_readable(socket.AF_INET)
-    assert side.engine.counters["receives_too_late"] == COUNT - TURN
-    assert side.engine.opener.counters["datagrams_unknown"] == TURN
+    assert side.engine.counters["receives_too_late"] == 0
+    time.sleep(0.12)
+    side.engine.on_readable(socket.AF_INET)
+    assert side.engine.counters["receives_too_late"] == COUNT - 2 * TURN
+    assert side.engine.opener.counters["datagrams_unknown"] == 2 * TURN
+    close(side)
+
+
+def test_what_came_while_the_machine_stood_still_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datagram_engine, "_STANDING", 5.0)  # it may do so again
+    side = Side(MTU)
+    flood(side, COUNT)
+    time.sleep(0.12)
+    for _ in range(1 + COUNT // TURN):
+        side.engine.on_readable(socket.AF_INET)
+    assert side.engine.counters["receives_too_late"] == 0
+    assert side.engine.opener.counters["datagrams_unknown"] == COUNT
     close(side)
 
 
