@@ -207,7 +207,9 @@ class TunActor:
 
     async def _describe_paths(self, _: PathsRequest) -> Body:
         links = self.datagrams.engine.links if self.datagrams else {}
-        return Paths([self._describe(peer) for peer in {**self._paths, **links}])
+        counters = self.datagrams.engine.counters if self.datagrams else {}
+        beside = [counters.get(f"beside_{way}_bytes", 0) for way in ("received", "sent")]
+        return Paths([self._describe(peer) for peer in {**self._paths, **links}], beside)
 
     def _describe(self, peer: str) -> PathState:
         path = self._paths.get(peer)

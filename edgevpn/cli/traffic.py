@@ -1,8 +1,9 @@
 """`edgevpn peers --traffic`: what each protocol cost since the host started.
 
 Streams are counted by the host as payload. "around streams" is what noise and yamux put around it, with yamux's own
-frames (keep-alives, window updates). Datagrams are counted by the tun actor as packets. The headers of TCP, UDP and IP,
-and mDNS, are not in these figures: the kernel's counters of the interface have them.
+frames (keep-alives, window updates). Datagrams are counted by the tun actor since it began: as packets, and as what
+goes beside them. The headers of TCP, UDP and IP, and mDNS, are not in these figures: the kernel's counters of the
+interface have them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from edgevpn.proto.messages import Paths, Traffic
 
 AROUND = "around streams"
 DATAGRAMS = "datagrams (packets)"
+BESIDE = "datagrams (probes, repair)"
 
 
 def rows_of(traffic: Traffic, paths: Paths | None) -> list[dict[str, Any]]:
@@ -25,6 +27,7 @@ def rows_of(traffic: Traffic, paths: Paths | None) -> list[dict[str, Any]]:
     if paths is not None:
         direct = [path for path in paths.paths if path.kind == "datagram"]
         counts.append((DATAGRAMS, sum(p.sent_bytes for p in direct), sum(p.received_bytes for p in direct)))
+        counts.append((BESIDE, paths.beside[1], paths.beside[0]))
     return [
         {
             "protocol": name,

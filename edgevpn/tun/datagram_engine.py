@@ -107,6 +107,8 @@ class DatagramEngine:
             "control_refused": 0,
             "packets_fragmented": 0,
             "too_big_answered": 0,
+            "beside_sent_bytes": 0,  # probes, answers, and what repair sends
+            "beside_received_bytes": 0,
         }
         self._answers = float(_ANSWERS_AT_ONCE)  # left
         self._answered_at = 0.0
@@ -423,6 +425,7 @@ class DatagramEngine:
                 self.send_datagrams(b"".join(run), len(run[0]), link.address)
                 run = []
             run.append(datagram)
+            self.counters["beside_sent_bytes"] += len(datagram)
         self.send_datagrams(b"".join(run), len(run[0]), link.address)
 
     def _rouse(self, link: DatagramLink, session: Session, now: float) -> None:
@@ -474,6 +477,7 @@ class DatagramEngine:
         self._rouse(link, session, self.now)
 
     def _send_bytes(self, datagram: bytes, address: Address) -> None:
+        self.counters["beside_sent_bytes"] += len(datagram)
         self.send_datagrams(datagram, len(datagram), address)
 
     # --- in
@@ -601,6 +605,7 @@ class DatagramEngine:
 
     def _on_control(self, key: ReceiveKey, data: bytes) -> None:
         link, session = self.sessions[key.session]
+        self.counters["beside_received_bytes"] += len(data) + OVERHEAD
         news = link.on_received(session, self._from, self.now)
         try:
             if is_repair(data):

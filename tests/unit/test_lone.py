@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from edgevpn.cli.traffic import BESIDE, rows_of
+from edgevpn.proto.messages import Paths, Traffic
 from edgevpn.proto.packet_stream import PLAIN
 from edgevpn.tun import lone
 from edgevpn.tun.datagram_link import Session
@@ -185,3 +187,14 @@ def test_answers_to_a_quick_stream_are_not_kept() -> None:
     now, arrived = now + 60, arrived + 20_000  # in a minute: that is not quick
     sender.on_sent(99, 0, 100, memoryview(bytes(100)), now, each=True)
     assert not sender.is_quick
+
+
+def test_what_goes_beside_packets_is_counted_and_told() -> None:
+    with pair(MTU) as (one, two):
+        there, here = (side.engine.counters["beside_sent_bytes"] for side in (one, two))
+        assert min(there, here) > 100
+        assert two.engine.counters["beside_received_bytes"] == there
+        assert one.engine.counters["beside_received_bytes"] == here
+    rows = rows_of(Traffic([0, 0], {}, {}, seconds=8.0), Paths([], [1000, 3000]))
+    (row,) = [row for row in rows if row["protocol"] == BESIDE]
+    assert (row["sent_bytes"], row["received_bytes"], row["sent_kbit_s"]) == (3000, 1000, 3.0)

@@ -34,7 +34,10 @@ class PathState(Message, frozen=True):
 
 
 class Paths(Message, frozen=True):
+    """`beside`: bytes of datagrams that are no packets, probes and repair, as [received, sent]."""
+
     paths: list[PathState]
+    beside: list[int] = msgspec.field(default_factory=lambda: [0, 0])
 
 
 Bodies: TypeAlias = PathsRequest | Paths
