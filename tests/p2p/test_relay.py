@@ -39,7 +39,7 @@ from tests.p2p.test_swarm_mends import LOOPBACK, SEED_A, SEED_B, SEED_C, echo
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(15):
         while not condition():  # noqa: ASYNC110 - nothing tells of it
             await trio.sleep(0.02)
 
