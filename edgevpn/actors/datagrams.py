@@ -39,6 +39,7 @@ from edgevpn.proto.datagram_repair import CODES, REPAIRS
 from edgevpn.proto.messages import Body, HostSelf, PeerState
 from edgevpn.proto.packet_stream import Hello
 from edgevpn.proto.protocols import DATAGRAM
+from edgevpn.proto.relayed import without_relayed
 from edgevpn.tun.datagram_engine import DatagramEngine
 from edgevpn.tun.lone import shorten
 from edgevpn.tun.packet_thread import PacketThread
@@ -131,11 +132,7 @@ class Datagrams:
             async for update in updates:
                 apply(self._self, update)
                 host = self._self.get("host")
-                ours = (
-                    {text for text in host.listen if "/p2p-circuit" not in text}
-                    if isinstance(host, HostSelf)
-                    else set()
-                )
+                ours = set(without_relayed(host.listen)) if isinstance(host, HostSelf) else set()
                 if not ours <= told:
                     self.renew()
                 told = ours
@@ -220,8 +217,7 @@ class Datagrams:
         if not isinstance(host, HostSelf):
             return []
         own = self._router().own
-        local = [parts[2] for text in host.listen if (parts := text.split("/"))[1:2] in (["ip4"], ["ip6"])]
-        local = local[: sum("/p2p-circuit" not in text for text in host.listen)]  # others are the relays'
+        local = [text for addr in without_relayed(host.listen) if (text := _ip_of(addr))]
         found: dict[Address, None] = dict.fromkeys(self._mapped(local))
         for text in (*host.observed, *local):
             ip = ipaddress.ip_address(text)
@@ -240,10 +236,9 @@ class Datagrams:
         """The peer's address as its connections show it, with its port for datagrams."""
         state = self._peers.get(peer)
         found: list[Address] = []
-        for text in state.remotes if isinstance(state, PeerState) else ():
-            parts = text.split("/")
-            if len(parts) == 5 and parts[1] in ("ip4", "ip6"):  # not a relay's
-                found.append((parts[2], port))
+        for addr in without_relayed(state.remotes) if isinstance(state, PeerState) else ():
+            if ip := _ip_of(addr):
+                found.append((ip, port))
         return found
 
     # --- handshakes
@@ -330,6 +325,12 @@ class Datagrams:
             self._shell.count("datagram_handshakes_broken")
         finally:
             self._answering.discard(peer)
+
+
+def _ip_of(multiaddr: str) -> str:
+    """The IP address that it begins with; "" without one."""
+    parts = multiaddr.split("/")
+    return parts[2] if len(parts) > 2 and parts[1] in ("ip4", "ip6") else ""
 
 
 async def _read_message_untrusted(stream: trio.abc.ReceiveStream, head: int) -> bytes:

@@ -1,9 +1,9 @@
 """The discovery actor: finds other nodes of the network and has the host connect to them.
 
 Three ways, each on its own: mDNS on every link; the DHT of the bootstrap peers, at the rendezvous of this window and
-the last; and the bootstrap peers themselves, which are kept connected. What is found is a hint: a peer ID and
-addresses, tried by the host, proven by noise. Rounds in the DHT come quickly after a start, a rotation or a new DHT
-peer, and then ever more seldom, up to --discovery-interval.
+the last; and the bootstrap peers and relays that were given, which are kept connected. What is found is a hint: a peer
+ID and addresses, tried by the host, proven by noise. Rounds in the DHT come quickly after a start, a rotation or a new
+DHT peer, and then ever more seldom, up to --discovery-interval.
 
 Dies: no new peers meanwhile; starts from nothing.
 """
@@ -33,7 +33,7 @@ from edgevpn.proto.queue_state import QueueState
 MAX_TRYING = 64  # peers being dialled at once; more are dropped: they will be found again
 _TRIES = 3
 _FIRST_ROUND = 0.5
-_BOOTSTRAP_MOST = 60.0
+_GIVEN_MOST = 60.0
 
 
 @actor_entry
@@ -75,7 +75,8 @@ class DiscoveryActor:
                 nursery.start_soon(self._run_mdns)
             if self._shell.config.dht:
                 nursery.start_soon(self._run_dht)
-            for multiaddr in self._shell.config.bootstrap_peers:
+            config = self._shell.config
+            for multiaddr in dict.fromkeys((*config.bootstrap_peers, *config.static_relays)):
                 nursery.start_soon(self._keep_connected, multiaddr)
 
     async def _follow(self, actor: str, topic: str, items: dict[str, Body]) -> None:
@@ -135,19 +136,19 @@ class DiscoveryActor:
             self._shell.count("found_by_mdns")
             self._try(peer_id, multiaddrs, "mdns")
 
-    # --- bootstrap peers
+    # --- peers that were given
 
     async def _keep_connected(self, multiaddr: str) -> None:
-        """Stay connected to a bootstrap peer (multiaddr/p2p/ID)."""
+        """Stay connected to a bootstrap peer or relay (multiaddr/p2p/ID)."""
         address, _, peer_id = multiaddr.rpartition("/p2p/")
-        pause = BackOff(0.25, _BOOTSTRAP_MOST, self._chance)
+        pause = BackOff(0.25, _GIVEN_MOST, self._chance)
         while True:
             if peer_id in self._peers:
                 pause.reset()
                 await trio.sleep(1)
                 continue
             if not await self._connect(peer_id, [address], "bootstrap"):
-                self._shell.warn("bootstrap_peer_unreachable", peer=peer_id)
+                self._shell.warn("given_peer_unreachable", peer=peer_id)
             with trio.move_on_after(pause.next()) as waited:
                 await self._begin_again.wait()
             if not waited.cancelled_caught:

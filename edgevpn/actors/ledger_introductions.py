@@ -12,10 +12,11 @@ import trio
 
 from edgevpn.actors.client import ActorUnavailableError, RefusedError
 from edgevpn.actors.shell import Shell
-from edgevpn.ledger.introductions import FEW, Introductions, Named, circuits_in, where_it_is
+from edgevpn.ledger.introductions import FEW, Introductions, Named, where_it_is
 from edgevpn.proto.ledger_frames import Frame, Peers
 from edgevpn.proto.messages import Body, Connect, Done, PeerState
 from edgevpn.proto.queue_state import QueueState
+from edgevpn.proto.relayed import only_relayed
 
 QUEUE = 256
 AT_ONCE = 8
@@ -58,7 +59,7 @@ class LedgerIntroductions:
         """The host's state has: who is reached through other relays now? Who is not connected with it must know."""
         for peer in self._told:
             state = self._peers.get(peer)
-            circuits = circuits_in(state.listen) if isinstance(state, PeerState) else []
+            circuits = only_relayed(state.listen) if isinstance(state, PeerState) else []
             if circuits == self._circuits.get(peer, []):
                 continue
             self._circuits[peer] = circuits
@@ -71,7 +72,7 @@ class LedgerIntroductions:
             return
         self._told.add(peer)
         where = {other: self._where(other) for other in self._linked & self._members}
-        self._circuits[peer] = circuits_in(where.get(peer, ()))
+        self._circuits[peer] = only_relayed(where.get(peer, ()))
         self._tell(self._rules.on_link(peer, where))
 
     def _tell(self, words: Iterable[tuple[str, list[Named]]]) -> None:

@@ -28,7 +28,6 @@ MAX_REDIALS = 16  # at once, of lost peers
 REDIAL_TIMEOUT = 5.0
 INTRODUCED = 600.0  # s for which somebody is looked for that a member told us of
 LOOK = 5.0  # s between two looks at how many connections there are, and at who may come back
-_OF_THE_NETWORK = frozenset((protocols.LEDGER, protocols.PACKET_STREAM, protocols.EDGEVPN_PACKETS))
 _MAY_COMPLAIN = frozenset(("gossip", "ledger"))
 
 
@@ -180,4 +179,4 @@ class PeerCare:
 
 
 def _is_of_the_network(state: PeerState) -> bool:
-    return not _OF_THE_NETWORK.isdisjoint(state.protocols)
+    return not protocols.OF_A_NETWORK.isdisjoint(state.protocols)

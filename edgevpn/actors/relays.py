@@ -22,6 +22,7 @@ from edgevpn.actors.trust_link import TrustLink
 from edgevpn.config import parse_peer_list
 from edgevpn.errors import EdgevpnError
 from edgevpn.p2p.auto_relay import AutoRelay, Reach, judge, observed_ips, outside
+from edgevpn.p2p.circuit import HOP
 from edgevpn.p2p.hole_punch import HolePunch
 from edgevpn.p2p.host import Host
 from edgevpn.p2p.peer_values import PeerEvent
@@ -29,8 +30,6 @@ from edgevpn.p2p.relay_client import RelayClient
 from edgevpn.p2p.relay_service import RelayService
 from edgevpn.p2p.relay_table import Limits, RelayTable
 from edgevpn.proto import protocols
-from edgevpn.proto.back_off import BackOff
-from edgevpn.proto.circuit import HOP
 from edgevpn.proto.messages import LedgerReply, LedgerRequest
 from edgevpn.proto.values import HEALTHCHECK
 
@@ -39,8 +38,6 @@ AGAIN = 1.0  # between two questions to the ledger on behalf of strangers
 MAX_AROUND = 2  # relays that are asked for a peer without an address that works
 MAX_PUNCHING = 64
 MAX_ANNOUNCED = 4  # addresses through relays
-_STATIC_MOST = 60.0
-_MEMBERS_SPEAK = frozenset((protocols.LEDGER, protocols.PACKET_STREAM, protocols.EDGEVPN_PACKETS))
 
 
 class _Members:
@@ -64,7 +61,7 @@ class Relays:
         config = shell.config
         self._shell = shell
         self._host = host
-        self._static = [addr.rpartition("/p2p/") for addr in config.static_relays]
+        self._static = [addr.rpartition("/p2p/")[2] for addr in config.static_relays]  # kept connected by discovery
         self._members = _Members(trust, network_only=config.relay_network_only)
         limits = Limits(
             max_data=config.relay_max_data,
@@ -75,7 +72,7 @@ class Relays:
         )
         self.table = RelayTable(limits, self._members)
         self.service = RelayService(host, self.table, shell.count, self._learn)
-        # Where somebody is, through a relay, only he himself can say: who lists networks takes no circuits.
+        # Through a relay nobody sees where a peer is: who lists networks takes no circuits.
         lists = parse_peer_list(config.blacklist), parse_peer_list(config.whitelist)
         self._circuits = not any(one.networks for one in lists)
         self.client = RelayClient(host, shell.count, allowed=self._circuits)
@@ -134,8 +131,6 @@ class Relays:
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            for address, _, peer_id in self._static:
-                nursery.start_soon(self._keep_connected, address, peer_id)
             if self._shell.config.relay_service and self._shell.config.relay_network_only:
                 nursery.start_soon(self._keep_learning)
             while True:
@@ -174,7 +169,7 @@ class Relays:
 
     def _candidates(self, beyond: set[str]) -> list[str]:
         """Relays to ask, the best first: those given, then members; behind a NAT none that is behind it with us."""
-        given = [peer_id for _, _, peer_id in self._static if self._host.is_direct(peer_id)]
+        given = [peer_id for peer_id in self._static if self._host.is_direct(peer_id)]
         if self._shell.config.autorelay_static_only:
             return given
         found = []
@@ -184,7 +179,7 @@ class Relays:
                 continue
             if self.reach is Reach.BEHIND_NAT and peer_id not in beyond:
                 continue
-            found.append((_MEMBERS_SPEAK.isdisjoint(peer.protocols), direct[0].rtt or 1.0, peer_id))
+            found.append((protocols.OF_A_NETWORK.isdisjoint(peer.protocols), direct[0].rtt or 1.0, peer_id))
         return [*given, *(peer_id for _, _, peer_id in sorted(found))]
 
     async def _reserve(self, relay: str) -> None:
@@ -219,32 +214,16 @@ class Relays:
             if self._punching.get(peer_id) is scope:
                 del self._punching[peer_id]
 
-    async def _keep_connected(self, address: str, peer_id: str) -> None:
-        """Stay connected to a relay that was given."""
-        pause = BackOff(0.5, _STATIC_MOST, random.Random())  # noqa: S311
-        while True:
-            if self._host.is_direct(peer_id):
-                pause.reset()
-                await trio.sleep(1)
-                continue
-            try:
-                self._host.book.add(peer_id, [address], "static", trio.current_time())
-                await self._host.connect_directly(peer_id, timeout=10)
-            except EdgevpnError as exc:
-                self._shell.warn("relay_unreachable", relay=peer_id, reason=str(exc))
-                await trio.sleep(pause.next())
-
     def _ways_around(self, peer_id: str) -> Iterable[str]:
         """Relays that may know the way to a peer: members that are connected."""
         if not self._circuits or not self._shell.config.autorelay:
             return []
-        given = {relay for _, _, relay in self._static}
         found = [
             other
             for other, peer in self._host.peers().items()
             if other != peer_id
             and HOP in peer.protocols
-            and (other in given or not _MEMBERS_SPEAK.isdisjoint(peer.protocols))
+            and (other in self._static or not protocols.OF_A_NETWORK.isdisjoint(peer.protocols))
             and self.client.may_know(other, peer_id)
             and self._host.is_direct(other)
         ]

@@ -16,11 +16,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
+from edgevpn.proto.relayed import only_relayed, without_relayed
+
 FEW: Final = 64
 MOST_TOLD: Final = 32  # peers in one word; as many as a frame may name
 MOST_ADDRS: Final = 6  # of one peer
 MOST_CIRCUITS: Final = 2
-CIRCUIT: Final = "/p2p-circuit"
 MOST_NEW: Final = 64
 PERIOD: Final = 60.0  # s
 MAX_PEERS: Final = 1024
@@ -79,11 +80,5 @@ def where_it_is(remotes: Iterable[str], listen: Iterable[str], *, dialled: bool)
     MOST_CIRCUITS: where they are needed nothing else helps.
     """
     found = list(dict.fromkeys([*(remotes if dialled else ()), *listen]))
-    circuits = circuits_in(found)[:MOST_CIRCUITS]
-    plain = [addr for addr in found if CIRCUIT not in addr]
-    return [*plain[: MOST_ADDRS - len(circuits)], *circuits]
-
-
-def circuits_in(addrs: Iterable[str]) -> list[str]:
-    """Those through relays."""
-    return [addr for addr in addrs if CIRCUIT in addr]
+    circuits = only_relayed(found)[:MOST_CIRCUITS]
+    return [*without_relayed(found)[: MOST_ADDRS - len(circuits)], *circuits]

@@ -25,7 +25,9 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final
+
+from edgevpn.p2p.peer_values import Sight
 
 DESIRED: Final = 2
 UNREACHED: Final = 1800.0
@@ -42,19 +44,6 @@ class Reach(Enum):
     BEHIND_NAT = "behind a NAT"
 
 
-class Seen(Protocol):
-    """How a peer sees us; see host.Sight."""
-
-    @property
-    def peer_id(self) -> str: ...
-    @property
-    def outbound(self) -> bool: ...
-    @property
-    def observed(self) -> str: ...
-    @property
-    def punched(self) -> bool: ...
-
-
 def ip_of(multiaddr: str) -> str:
     """The IP address that a multiaddr begins with, in normal form; "" without one."""
     parts = multiaddr.split("/")
@@ -67,12 +56,12 @@ def ip_of(multiaddr: str) -> str:
     return "" if ip is None or ip.is_unspecified or ip.is_loopback or ip.is_multicast else str(ip)
 
 
-def outside(sights: Iterable[Seen], own: Collection[str]) -> list[Seen]:
+def outside(sights: Iterable[Sight], own: Collection[str]) -> list[Sight]:
     """Those of peers on the other side of a NAT."""
     return [one for one in sights if (ip := ip_of(one.observed)) and ip not in own]
 
 
-def judge(sights: Sequence[Seen], own: Collection[str]) -> Reach:
+def judge(sights: Sequence[Sight], own: Collection[str]) -> Reach:
     """`own`: the addresses of this machine's interfaces."""
     beyond = outside(sights, own)
     if any(not one.outbound and not one.punched for one in beyond):
@@ -82,7 +71,7 @@ def judge(sights: Sequence[Seen], own: Collection[str]) -> Reach:
     return Reach.OPEN if sights else Reach.UNKNOWN
 
 
-def observed_ips(sights: Iterable[Seen], own: Collection[str]) -> list[str]:
+def observed_ips(sights: Iterable[Sight], own: Collection[str]) -> list[str]:
     """Where those beyond the NAT see us, the address that most of them name first."""
     told: dict[str, set[str]] = {}
     for one in outside(sights, own):

@@ -35,11 +35,10 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import PeerStore
 from libp2p.records.validator import NamespacedValidator
-from libp2p.utils.varint import read_varint_prefixed_bytes_limited
+from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.errors import UntrustedDataError
-from edgevpn.p2p.gossip_rpc import varint
 from edgevpn.p2p.stand_in import StandIn, StandInStream, is_peer_id
 
 PROTOCOL = TProtocol("/ipfs/kad/1.0.0")
@@ -203,7 +202,7 @@ class BoundedProviderStore(ProviderStore):
             self._table.remove_peer(peer_id)
             return [], []
         try:
-            await stream.write(varint(len(request)) + request)
+            await stream.write(encode_varint_prefixed(request))
             answer = await read_varint_prefixed_bytes_limited(stream, MAX_MESSAGE)  # type: ignore[arg-type]
             return decode_providers_untrusted(answer)
         except Exception:  # noqa: BLE001  # a stream that breaks, a wrong length, a wrong message: no answer

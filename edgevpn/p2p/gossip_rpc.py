@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from google.protobuf.message import DecodeError
 from libp2p.pubsub.pb import rpc_pb2
+from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
 
 from edgevpn.errors import UntrustedDataError
 
@@ -29,19 +30,9 @@ _SUBSCRIPTIONS, _PUBLISH, _CONTROL, _INSTANCE = 1, 2, 3, 11873
 _MESSAGE_LIMITS = {1: 128, 3: 64, 4: MAX_TOPIC, 5: 1024, 6: 1024}  # from, seqno, topic, signature, key; 2 is data
 
 
-def varint(number: int) -> bytes:
-    """Unsigned LEB128, as protobuf has it."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
 def instance_field(instance: bytes) -> bytes:
     """What is appended to a hello to say which pubsub it comes from."""
-    return varint(_INSTANCE << 3 | 2) + varint(len(instance)) + instance
+    return encode_uvarint(_INSTANCE << 3 | 2) + encode_varint_prefixed(instance)
 
 
 def decode_rpc_untrusted(data: bytes) -> tuple[rpc_pb2.RPC, bytes | None]:

@@ -21,10 +21,11 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from edgevpn.errors import EdgevpnError, UntrustedDataError
 from edgevpn.p2p.address_book import DialAddr, parse_addr_untrusted
 from edgevpn.p2p.auto_relay import ip_of, observed_ips
+from edgevpn.p2p.circuit import DCUTR, Punch, PunchKind, read_punch_untrusted, write_punch
 from edgevpn.p2p.host import Host
 from edgevpn.p2p.host_stream import HostStream
 from edgevpn.p2p.identify import addr_text
-from edgevpn.proto.circuit import DCUTR, Punch, PunchKind, read_punch_untrusted, write_punch
+from edgevpn.proto.relayed import without_relayed
 
 TIMEOUT = 10.0
 DIRECT_TIMEOUT = 2.0
@@ -57,7 +58,7 @@ class HolePunch:
             kind = "ip6" if ":" in ip else "ip4"
             if kind in ports:
                 found.append(f"/{kind}/{ip}/tcp/{ports[kind]}")
-        found += [addr for addr in self._host.listen_addrs() if "/p2p-circuit" not in addr]
+        found += without_relayed(self._host.listen_addrs())
         return [Multiaddr(addr).to_bytes() for addr in list(dict.fromkeys(found))[:MOST]]
 
     def _theirs(self, addrs: Sequence[bytes], peer_id: str) -> list[DialAddr]:

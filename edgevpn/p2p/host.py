@@ -41,6 +41,7 @@ from edgevpn.p2p.swarm_mends import Gate, MendedSwarm, parse_networks
 from edgevpn.p2p.tcp import stranded
 from edgevpn.p2p.yamux import QUEUE_LIMIT, Connection, Stream
 from edgevpn.proto.queue_state import QueueState, fullest
+from edgevpn.proto.relayed import CIRCUIT
 
 PING = "/ipfs/ping/1.0.0"
 _PING_BYTES = 32
@@ -165,7 +166,7 @@ class Host:
         """The address of whoever is behind a relay that we have a direct connection with."""
         conn = self._swarm.direct_connection(_parse_peer_id(relay))
         addrs = conn.get_transport_addresses() if conn is not None else []
-        return DialAddr(f"{addrs[0]}/p2p/{relay}/p2p-circuit", None, relay) if addrs else None
+        return DialAddr(f"{addrs[0]}/p2p/{relay}{CIRCUIT}", None, relay) if addrs else None
 
     async def connect_directly(self, peer_id: str, addrs: Iterable[str] = (), *, timeout: float) -> None:
         """Be connected without a relay, over `addrs` or what is known of the peer. Raises DialError."""

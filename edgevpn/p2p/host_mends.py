@@ -32,6 +32,7 @@ from edgevpn.errors import UntrustedDataError
 from edgevpn.p2p import identify, multistream
 from edgevpn.p2p.swarm_mends import MendedSwarm
 from edgevpn.p2p.yamux import Connection, Stream
+from edgevpn.proto.relayed import is_relayed
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class MendedHost(BasicHost):
                 conn.muxed_conn.observed = identity.observed
             self._identified(conn.muxed_conn.peer_id, identity)
             manager = self._observed_addr_manager
-            if identity.observed and manager is not None and "p2p-circuit" not in identity.observed:
+            if identity.observed and manager is not None and not is_relayed(identity.observed):
                 manager.record_observation(conn, Multiaddr(identity.observed), self.get_transport_addrs())
         except Exception as exc:  # noqa: BLE001 - whatever a peer's answer raises in libp2p, it is about this peer alone
             log.debug("%s does not say who it is: %r", conn.muxed_conn.peer_id, exc)

@@ -11,13 +11,15 @@ from contextlib import contextmanager
 
 import trio
 from libp2p.connection_types import ConnectionType
-from libp2p.exceptions import BaseLibp2pError
+from libp2p.exceptions import BaseLibp2pError, ParseError
+from libp2p.io.exceptions import IncompleteReadError, MessageTooLarge
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from edgevpn.errors import EdgevpnError, UntrustedDataError
 from edgevpn.fast_stream import FastStream
+from edgevpn.p2p.circuit import MAX_MESSAGE
 from edgevpn.p2p.yamux import Stream
-from edgevpn.proto.circuit import MAX_MESSAGE
 
 _RELAY = 256 * 1024
 
@@ -103,18 +105,12 @@ class HostStream:
 
         Raises UntrustedDataError for a longer one.
         """
-        size = shift = 0
-        while True:
-            byte = (await self.read_exactly(1))[0]
-            size |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 128:
-                break
-            if shift > 14:
-                raise UntrustedDataError("a message that is too long")
-        if size > limit:
-            raise UntrustedDataError("a message that is too long")
-        return await self.read_exactly(size)
+        try:
+            return await read_varint_prefixed_bytes_limited(self, limit)  # type: ignore[arg-type]
+        except (ParseError, MessageTooLarge) as exc:
+            raise UntrustedDataError("a message that is too long, or has no length") from exc
+        except IncompleteReadError as exc:
+            raise StreamError(f"stream to {self.peer_id}: end of file inside a message") from exc
 
     async def read_exactly(self, n: int) -> bytes:
         """Exactly `n` bytes. An end of file before is a StreamError."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 from libp2p.identity.identify.pb.identify_pb2 import Identify
-from libp2p.utils.varint import encode_uvarint
+from libp2p.utils.varint import encode_varint_prefixed
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.errors import UntrustedDataError
@@ -45,8 +45,7 @@ def build(public_key: bytes, agent: str, protocols: Iterable[str], addrs: Iterab
     )
     if observed:
         message.observed_addr = Multiaddr(observed).to_bytes()
-    body = message.SerializeToString()
-    return encode_uvarint(len(body)) + body
+    return encode_varint_prefixed(message.SerializeToString())
 
 
 def parse_untrusted(body: bytes) -> Identity:

@@ -32,11 +32,11 @@ from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
-from libp2p.utils.varint import read_varint_prefixed_bytes_limited
+from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.p2p.gossip_router import PeerQueue, Router, SeenCache
-from edgevpn.p2p.gossip_rpc import INSTANCE_SIZE, decode_rpc_untrusted, instance_field, varint
+from edgevpn.p2p.gossip_rpc import INSTANCE_SIZE, decode_rpc_untrusted, instance_field
 from edgevpn.p2p.host_service import PeerUp
 from edgevpn.p2p.stand_in import StandIn, StandInStream
 
@@ -243,8 +243,7 @@ class LinkedPubsub(Pubsub):
     @staticmethod
     def _frame(rpc: rpc_pb2.RPC, more: bytes = b"") -> bytes:
         rpc.ClearField("senderRecord")  # a record of our addresses, which are not for everybody; peers need none
-        body = rpc.SerializeToString() + more
-        return varint(len(body)) + body
+        return encode_varint_prefixed(rpc.SerializeToString() + more)
 
     # --- the inbound stream
 

@@ -25,10 +25,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.errors import EdgevpnError, UntrustedDataError
 from edgevpn.p2p.address_book import parse_addr_untrusted
-from edgevpn.p2p.host import Host
-from edgevpn.p2p.host_stream import DialError, HostStream
-from edgevpn.p2p.identify import addr_text
-from edgevpn.proto.circuit import (
+from edgevpn.p2p.circuit import (
     HOP,
     STOP,
     Hop,
@@ -42,7 +39,11 @@ from edgevpn.proto.circuit import (
     write_hop,
     write_stop,
 )
+from edgevpn.p2p.host import Host
+from edgevpn.p2p.host_stream import DialError, HostStream
+from edgevpn.p2p.identify import addr_text
 from edgevpn.proto.peer_key import peer_id_bytes_untrusted, peer_id_text
+from edgevpn.proto.relayed import CIRCUIT
 
 TIMEOUT = 10.0
 SHORTEST, LONGEST = 5.0, 86400.0  # seconds that a reservation is taken to last, whatever the clocks say
@@ -94,7 +95,7 @@ class CircuitStream(ReadWriteCloser):
 
 def _raw(stream: HostStream, *, initiator: bool) -> RawConnection:
     stream.hold()
-    addrs = [Multiaddr(f"{stream.remote_addr}/p2p/{stream.peer_id}/p2p-circuit")]
+    addrs = [Multiaddr(f"{stream.remote_addr}/p2p/{stream.peer_id}{CIRCUIT}")]
     return RawConnection(CircuitStream(stream), initiator, ConnectionType.RELAYED, addrs)
 
 
@@ -132,7 +133,7 @@ class RelayClient:
         """The addresses that lead to us, of those of the relay that can be dialled."""
         found: dict[str, None] = {}
         for addr in addrs:
-            text = f"{addr}/p2p-circuit"
+            text = f"{addr}{CIRCUIT}"
             try:
                 parsed = parse_addr_untrusted(text, self._host.peer_id)
             except UntrustedDataError:
@@ -159,7 +160,7 @@ class RelayClient:
         """A connection over `.../p2p/RELAY/p2p-circuit/p2p/PEER`. Raises OpenConnectionError, SwarmException."""
         if not self._allowed:
             raise OpenConnectionError("no circuits: peers are listed by network")
-        way, _, peer = str(addr).rpartition("/p2p-circuit/p2p/")
+        way, _, peer = str(addr).rpartition(f"{CIRCUIT}/p2p/")
         base, _, relay = way.rpartition("/p2p/")
         try:
             await self._host.connect_directly(relay, [base], timeout=TIMEOUT)

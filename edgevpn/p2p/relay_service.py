@@ -22,10 +22,7 @@ import trio
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.errors import EdgevpnError, UntrustedDataError
-from edgevpn.p2p.host import Host
-from edgevpn.p2p.host_stream import DialError, HostStream
-from edgevpn.p2p.relay_table import RelayTable
-from edgevpn.proto.circuit import (
+from edgevpn.p2p.circuit import (
     HOP,
     MAX_ADDRS,
     STOP,
@@ -40,7 +37,11 @@ from edgevpn.proto.circuit import (
     write_hop,
     write_stop,
 )
+from edgevpn.p2p.host import Host
+from edgevpn.p2p.host_stream import DialError, HostStream
+from edgevpn.p2p.relay_table import RelayTable
 from edgevpn.proto.peer_key import peer_id_bytes_untrusted, peer_id_text
+from edgevpn.proto.relayed import without_relayed
 
 TIMEOUT = 15.0  # for each message of a peer's
 
@@ -109,7 +110,7 @@ class RelayService:
             return
         self._count("relay_reservations")
         suffix = f"/p2p/{self._host.peer_id}"
-        addrs = [addr for addr in self._host.listen_addrs() if "/p2p-circuit" not in addr][:MAX_ADDRS]
+        addrs = without_relayed(self._host.listen_addrs())[:MAX_ADDRS]
         reservation = Reservation(
             int(time.time() + self._table.limits.reservation_ttl),
             tuple(Multiaddr(addr + suffix).to_bytes() for addr in addrs),

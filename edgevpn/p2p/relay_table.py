@@ -15,7 +15,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Final
 
-from edgevpn.proto.circuit import Status
+from edgevpn.p2p.circuit import Status
 
 MAX_RESERVATIONS: Final = 256
 MAX_CIRCUITS: Final = 512

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from edgevpn.proto.circuit import relay_of
 from edgevpn.proto.messages import PathState, PeerState, Route
+from edgevpn.proto.relayed import relay_of
 
 NOTHING_YET = "no packet went there yet"
 

@@ -29,6 +29,8 @@ EGRESS = "/edgevpn/egress/0.1"
 TUNNEL = "/edgevpn-py/tunnel/1"
 FILES = "/edgevpn-py/file/1"
 
+# Who speaks one of these is of a network such as ours: what they meet for.
+OF_A_NETWORK = frozenset((LEDGER, PACKET_STREAM, EDGEVPN_PACKETS))
 # Of these streams the host tells how they ended: an end of file must not stand for a connection that broke.
 TORN_MATTERS = frozenset((SERVICE, FILE, EGRESS, TUNNEL, FILES))
 

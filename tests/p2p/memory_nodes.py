@@ -12,9 +12,8 @@ import edgevpn.p2p  # noqa: F401  # before libp2p  # isort: skip
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
-from libp2p.utils.varint import read_varint_prefixed_bytes_limited
+from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 
-from edgevpn.p2p.gossip_rpc import varint
 from edgevpn.p2p.host_service import Inbound, PeerUp
 from edgevpn.p2p.memory_host import MemoryHost, MemoryNetwork
 from edgevpn.proto.protocols import KADEMLIA, MESHSUB
@@ -69,7 +68,7 @@ class RawPeer:
     @staticmethod
     async def send(stream: trio.abc.HalfCloseableStream, rpc: rpc_pb2.RPC) -> None:
         body = rpc.SerializeToString()
-        await stream.send_all(varint(len(body)) + body)
+        await stream.send_all(encode_varint_prefixed(body))
 
     async def collect(self, inbound: Inbound) -> None:
         rpcs: list[rpc_pb2.RPC] = []

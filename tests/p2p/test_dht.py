@@ -13,7 +13,6 @@ from hypothesis import given, strategies as st
 from edgevpn.errors import UntrustedDataError
 from edgevpn.p2p.dht import Dht, open_dht
 from edgevpn.p2p.dht_node import MAX_KEYS, PROTOCOL, decode_providers_untrusted
-from edgevpn.p2p.gossip_rpc import varint
 from edgevpn.p2p.memory_host import MemoryHost, MemoryNetwork
 from tests.p2p.memory_nodes import PipeReader, add_hosts, connect_all, peer_id_of, seed
 
@@ -21,6 +20,8 @@ from libp2p.io.exceptions import IncompleteReadError  # isort: skip  # after edg
 from libp2p.kad_dht.pb.kademlia_pb2 import Message  # isort: skip
 from libp2p.peer.id import ID  # isort: skip
 from libp2p.peer.peerinfo import PeerInfo  # isort: skip
+from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
+
 from multiaddr import Multiaddr  # isort: skip
 import functools
 import operator
@@ -41,7 +42,7 @@ async def ask(host: MemoryHost, of: MemoryHost, request: bytes | Message) -> Mes
     """What `of` answers on a stream of its own; None if it ends the stream."""
     if isinstance(request, Message):
         body = request.SerializeToString()
-        request = varint(len(body)) + body
+        request = encode_varint_prefixed(body)
     _, stream = await host.dial(of.peer_id, [PROTOCOL])
     async with stream:
         await stream.send_all(request)
@@ -60,7 +61,7 @@ async def answering(host: MemoryHost, answer: Message) -> AsyncIterator[None]:
         async def one(stream: trio.abc.HalfCloseableStream) -> None:
             with suppress(trio.BrokenResourceError, IncompleteReadError):  # who asked has enough, and left
                 await PipeReader(stream).frame()
-                await stream.send_all(varint(len(body)) + body)
+                await stream.send_all(encode_varint_prefixed(body))
 
         async def take() -> None:
             async for arrived in inbound:
@@ -374,7 +375,7 @@ async def test_addresses_a_peer_makes_up_for_others_do_not_pile_up(autojump_cloc
         b"\x03\xff\xfe\n",
         b"\xff" * 20,
         b"\xff\xff\xff\x7f",
-        varint(300_000),
+        encode_uvarint(300_000),
         b"\x00",
         Message(type=Message.MessageType.GET_PROVIDERS),
         Message(type=Message.MessageType.GET_PROVIDERS, key=bytes(1000)),

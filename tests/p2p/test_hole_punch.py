@@ -10,9 +10,9 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.errors import EdgevpnError
 from edgevpn.p2p import hole_punch
+from edgevpn.p2p.circuit import DCUTR, Punch, PunchKind, read_punch_untrusted, write_punch
 from edgevpn.p2p.hole_punch import MAX_ASKED, HolePunch
 from edgevpn.p2p.host_stream import StreamError
-from edgevpn.proto.circuit import DCUTR, Punch, PunchKind, read_punch_untrusted, write_punch
 from tests.p2p.test_relay import Three, three, until
 
 

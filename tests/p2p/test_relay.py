@@ -10,22 +10,17 @@ from dataclasses import dataclass, field
 import pytest
 import trio
 from libp2p.peer.id import ID
+from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage
+from libp2p.utils.varint import encode_varint_prefixed
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from edgevpn.p2p import relay_client, relay_service
 from edgevpn.p2p.address_book import DialAddr
-from edgevpn.p2p.host import Host, open_host
-from edgevpn.p2p.host_stream import DialError, HostStream, StreamError
-from edgevpn.p2p.relay_client import RelayClient, RelayRefusedError
-from edgevpn.p2p.relay_service import RelayService
-from edgevpn.p2p.relay_table import Limits, RelayTable
-from edgevpn.proto.circuit import (
+from edgevpn.p2p.circuit import (
     HOP,
     STOP,
     Hop,
     HopKind,
-    Limit,
-    Reservation,
     Status,
     Stop,
     StopKind,
@@ -34,6 +29,11 @@ from edgevpn.proto.circuit import (
     write_hop,
     write_stop,
 )
+from edgevpn.p2p.host import Host, open_host
+from edgevpn.p2p.host_stream import DialError, HostStream, StreamError
+from edgevpn.p2p.relay_client import RelayClient, RelayRefusedError
+from edgevpn.p2p.relay_service import RelayService
+from edgevpn.p2p.relay_table import Limits, RelayTable
 from edgevpn.proto.peer_key import peer_id_bytes_untrusted
 from tests.p2p.test_swarm_mends import LOOPBACK, SEED_A, SEED_B, SEED_C, echo
 
@@ -359,7 +359,7 @@ async def test_a_peer_that_says_nothing_on_its_stream_is_let_go(monkeypatch: pyt
             await stream.read_exactly(1)
 
 
-@pytest.mark.parametrize("garbage", [b"\xff\xff\xff\xff", b"\x02\x08\x07", b"\x04\x08\x01\x12\x00", b"\x02\x08\x02"])
+@pytest.mark.parametrize("garbage", [b"\xff" * 10, b"\x02\x08\x07", b"\x04\x08\x01\x12\x00", b"\x02\x08\x02"])
 async def test_garbage_ends_its_stream_alone(garbage: bytes) -> None:
     async with three() as net:
         for peer, protocol in ((net.relay.peer_id, HOP),):
@@ -395,8 +395,11 @@ async def test_limits_and_an_expiry_that_a_relay_tells_are_taken_with_care() -> 
         async def odd(stream: HostStream) -> None:
             await stream.read_message()
             addrs = (*(Multiaddr(text).to_bytes() for text in (mine, others)), b"\xff\xff")
-            answer = Hop(HopKind.STATUS, b"", Reservation(5, addrs), Limit(120, 1 << 17), Status.OK)
-            await stream.write(write_hop(answer))
+            answer = HopMessage(type=HopMessage.STATUS, status=int(Status.OK))  # type: ignore[arg-type]
+            answer.reservation.expire = 5
+            answer.reservation.addrs.extend(addrs)
+            answer.limit.duration, answer.limit.data = 120, 1 << 17
+            await stream.write(encode_varint_prefixed(answer.SerializeToString()))
 
         net.service.serve(False)
         net.relay.serve(HOP, odd)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
 import edgevpn.p2p  # noqa: F401  # before libp2p  # isort: skip
 from edgevpn.p2p.auto_relay import DESIRED, UNREACHED, AutoRelay, Reach, ip_of, judge, observed_ips
+from edgevpn.p2p.peer_values import Sight
 
 OWN = ["192.168.7.2", "fd00::2", "127.0.0.1"]
 
 
-@dataclass(frozen=True)
-class Sight:
-    observed: str
-    outbound: bool = True
-    peer_id: str = "peer"
-    punched: bool = False
+def seen(observed: str, *, outbound: bool = True, peer_id: str = "peer", punched: bool = False) -> Sight:
+    return Sight(peer_id, outbound, observed, punched)
 
 
 def auto() -> AutoRelay:
@@ -31,35 +27,35 @@ def test_without_a_peers_word_nothing_is_known() -> None:
 
 
 def test_who_is_seen_at_its_own_addresses_is_in_reach() -> None:
-    sights = [Sight("/ip4/192.168.7.2/tcp/50000"), Sight("/ip6/fd00::2/tcp/4001", outbound=False)]
+    sights = [seen("/ip4/192.168.7.2/tcp/50000"), seen("/ip6/fd00::2/tcp/4001", outbound=False)]
     assert judge(sights, OWN) is Reach.OPEN
 
 
 def test_who_dialled_and_is_seen_elsewhere_is_behind_a_nat() -> None:
-    near = Sight("/ip4/192.168.7.2/tcp/4001", outbound=False, peer_id="on the LAN")
-    assert judge([near, Sight("/ip4/198.51.100.1/tcp/50000")], OWN) is Reach.BEHIND_NAT
+    near = seen("/ip4/192.168.7.2/tcp/4001", outbound=False, peer_id="on the LAN")
+    assert judge([near, seen("/ip4/198.51.100.1/tcp/50000")], OWN) is Reach.BEHIND_NAT
 
 
 def test_who_was_dialled_at_the_nats_address_is_in_reach() -> None:
-    sights = [Sight("/ip4/198.51.100.1/tcp/50000"), Sight("/ip4/198.51.100.1/tcp/4001", outbound=False)]
+    sights = [seen("/ip4/198.51.100.1/tcp/50000"), seen("/ip4/198.51.100.1/tcp/4001", outbound=False)]
     assert judge(sights, OWN) is Reach.OPEN
 
 
 def test_a_hole_that_was_made_for_one_peer_is_no_door_for_others() -> None:
-    punched = Sight("/ip4/198.51.100.1/tcp/4001", outbound=False, punched=True)
-    assert judge([punched, Sight("/ip4/198.51.100.1/tcp/50000")], OWN) is Reach.BEHIND_NAT
+    punched = seen("/ip4/198.51.100.1/tcp/4001", outbound=False, punched=True)
+    assert judge([punched, seen("/ip4/198.51.100.1/tcp/50000")], OWN) is Reach.BEHIND_NAT
     assert judge([punched], OWN) is Reach.BEHIND_NAT
 
 
 def test_nonsense_and_loopback_say_nothing() -> None:
     for odd in ("/ip4/127.0.0.1/tcp/1", "/ip4/nonsense/tcp/1", "/dns4/x/tcp/1", "/", "", "/ip4/0.0.0.0/tcp/1"):
         assert ip_of(odd) == ""
-        assert judge([Sight(odd)], OWN) is Reach.OPEN
+        assert judge([seen(odd)], OWN) is Reach.OPEN
     assert ip_of("/ip6/::ffff:192.0.2.1/tcp/1") == "192.0.2.1"
 
 
 def test_where_most_peers_see_us_comes_first_and_there_are_few() -> None:
-    sights = [Sight(f"/ip4/198.51.100.{n}/tcp/1", peer_id=f"p{n}{k}") for n in range(1, 9) for k in range(n)]
+    sights = [seen(f"/ip4/198.51.100.{n}/tcp/1", peer_id=f"p{n}{k}") for n in range(1, 9) for k in range(n)]
     assert observed_ips(sights, OWN) == ["198.51.100.8", "198.51.100.7", "198.51.100.6"]
 
 

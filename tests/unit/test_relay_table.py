@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import edgevpn.p2p  # noqa: F401  # before libp2p  # isort: skip
+from edgevpn.p2p.circuit import Status
 from edgevpn.p2p.relay_table import MAX_CIRCUITS, MAX_RESERVATIONS, Limits, RelayTable
-from edgevpn.proto.circuit import Status
 
 LIMITS = Limits(max_circuits=3, reservation_ttl=100.0)
 
