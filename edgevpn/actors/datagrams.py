@@ -77,7 +77,6 @@ class Datagrams:
         sockets: Mapping[int, socket.socket],
         hello: Hello,
         router: Callable[[], Router],
-        write: Callable[[str, memoryview], bool],
     ) -> None:
         self._shell = shell
         self._link = link
@@ -87,9 +86,7 @@ class Datagrams:
         self._wake = trio.Event()
         repairs = shell.config.repair == "auto"
         self._flags = hello.flags | SEVERAL | (REPAIRS | CODES if repairs else 0)
-        self.engine = DatagramEngine(
-            sockets, write, shell.config.mtu, lambda: thread.in_trio(self._rouse), repairs=repairs
-        )
+        self.engine = DatagramEngine(sockets, shell.config.mtu, lambda: thread.in_trio(self._rouse), repairs=repairs)
         shorten(self.engine)
         self._ports = {family: sock.getsockname()[1] for family, sock in sockets.items()}
         self._families = sockets
@@ -109,7 +106,7 @@ class Datagrams:
         """Until cancelled."""
         for family, sock in self._families.items():
             self._thread.add(sock.fileno(), partial(self.engine.on_readable, family))
-        self._thread.add_timer(self.engine.on_timer)
+        self._thread.add_timer(self.engine.repairs.on_timer)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_self)
             nursery.start_soon(self._follow_peers)

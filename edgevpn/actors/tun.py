@@ -91,13 +91,11 @@ class TunActor:
                 {sock.family: sock for sock in sockets},
                 self._hello,
                 lambda: self.pump.router,
-                self._write_frame,
             )
         engine = self.datagrams.engine if self.datagrams else None
         self.pump = Pump(descriptor, self._paths, self._send_on_new_path, takes_udp=takes_udp, engine=engine)
         if engine is not None:
-            engine.on_small = self.pump.on_answer
-            engine.write = self.pump.write_frame  # without a step between
+            engine.write, engine.on_small = self.pump.write_frame, self.pump.on_answer
         self._routes: dict[str, Body] = {}
         self._own: Sequence[str] = () if shell.config.dhcp else shell.config.addresses
         self.trust = TrustLink(shell)
@@ -115,9 +113,6 @@ class TunActor:
             for counters in (engine.counters, engine.opener.counters):
                 shell.gauges |= {name: partial(counters.__getitem__, name) for name in counters}
             shell.namespace["datagrams"] = self.datagrams
-
-    def _write_frame(self, peer: str, frame: memoryview) -> bool:
-        return self.pump.write_frame(peer, frame)
 
     def _counter(self, name: str) -> Any:
         return lambda: self.pump.counters[name]

@@ -22,13 +22,13 @@ from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.back_off import BackOff
 from edgevpn.proto.datagram import OVERHEAD, SEVERAL, Address, Probe, read_control_untrusted
 from edgevpn.proto.datagram_handshake import Agreed
-from edgevpn.proto.datagram_repair import is_repair, read_repair_untrusted
+from edgevpn.proto.datagram_repair import is_repair
 from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP, VIRTIO_HEADER
 from edgevpn.proto.too_big import fragment, too_big_answer
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
 from edgevpn.tun.fit import MAX_SYN, Fit, clamp_mss, fit, udp_ends
-from edgevpn.tun.session_repair import TICK as REPAIR_TICK, SessionRepair
+from edgevpn.tun.repair_loop import RepairLoop, WriteFrame
 from edgevpn.tun.train import EARLY, MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
 from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT, waited
 
@@ -59,8 +59,6 @@ _NO_WAY = frozenset(
 _INT = struct.Struct("=i")
 _U16 = struct.Struct("=H")
 
-WriteFrame = Callable[[str, memoryview], bool]
-
 
 class DatagramEngine:
     """Sends and receives for all links. `live`: those that packets can take now, by peer."""
@@ -68,25 +66,22 @@ class DatagramEngine:
     def __init__(
         self,
         sockets: Mapping[int, socket.socket],
-        write: WriteFrame,
         mtu: int,
         wake: Callable[[], None],
         *,
         repairs: bool = False,
     ) -> None:
-        """`sockets`: by address family. `write` gives the device a peer's frame. `wake` asks for a tick, soon.
+        """`sockets`: by address family. `wake` asks for a tick, soon. Who has the device sets `write` and `on_small`.
 
         `repairs`: whether lost datagrams are repaired with peers that do it, too.
         """
         self.sockets = sockets
         self._own_ports = {sock.getsockname()[1] for sock in sockets.values()}
-        self.write = write
+        self.write: WriteFrame = lambda _peer, _frame: False  # gives the device a peer's frame; whether it took it
         self._mtu = mtu
         self._wake = wake
-        self._repairs = repairs
-        self._awake: dict[int, tuple[DatagramLink, Session]] = {}  # sessions whose repair wants to be ticked
-        self.heard: dict[int, tuple[DatagramLink, Session]] = {}  # sessions with repair, of this turn
-        self._next_repair = 0.0
+        self._with_repair = repairs
+        self.repairs = RepairLoop(self)
         self._segment_size: dict[int, Sequence[tuple[int, int, bytes]]] = {}
         self.sessions: dict[int, tuple[DatagramLink, Session]] = {}
         self.keys: dict[int, ReceiveKey] = {}
@@ -131,7 +126,7 @@ class DatagramEngine:
             if len(self.links) >= _MAX_LINKS:
                 self.remove(next(iter(self.links)))
             back_off = BackOff(_HANDSHAKE_FIRST, _HANDSHAKE_MOST, random.Random())  # noqa: S311
-            found = self.links[peer] = DatagramLink(peer, self._mtu, back_off, now, repairs=self._repairs)
+            found = self.links[peer] = DatagramLink(peer, self._mtu, back_off, now, repairs=self._with_repair)
         return found
 
     def remove(self, peer: str) -> None:
@@ -160,7 +155,7 @@ class DatagramEngine:
         for number, (owner, session) in list(self.sessions.items()):
             if owner is link and (session not in link.sessions or self.links.get(link.peer) is not link):
                 del self.sessions[number], self.keys[number]
-                self._awake.pop(number, None)
+                self.repairs.forget(number)
         if self.links.get(link.peer) is link:
             for session in link.sessions:
                 self.sessions[session.number] = link, session
@@ -308,7 +303,7 @@ class DatagramEngine:
         if session.repair is not None:
             first = 0
             for view, length in sends:
-                self.note_for_repair(link, session, session.send.train - 1, first, length, view, now, each=False)
+                self.repairs.note_sent(link, session, session.send.train - 1, first, length, view, now, each=False)
                 first += len(view) // length
         return True
 
@@ -340,7 +335,7 @@ class DatagramEngine:
             self.send_datagrams(view, length, link.address)
             if session.repair is not None:
                 train = session.send.train - self.run_count
-                self.note_for_repair(link, session, train, 0, length, view, link.last_sent, each=True)
+                self.repairs.note_sent(link, session, train, 0, length, view, link.last_sent, each=True)
         self._run_link = self._run_session = None
         self._run_end = self.run_count = self._run_length = 0
 
@@ -388,93 +383,9 @@ class DatagramEngine:
         if any(changed):
             self._wake()
 
-    # --- repair
-
-    def note_for_repair(
-        self,
-        link: DatagramLink,
-        session: Session,
-        train: int,
-        first: int,
-        length: int,
-        view: memoryview,
-        now: float,
-        *,
-        each: bool,
-    ) -> None:
-        repair = session.repair
-        if repair is not None:
-            messages = repair.on_sent(train, first, length, view, now, each=each)
-            if messages:
-                self._send_all_beside(link, session, messages)
-            if repair.sender.is_busy():
-                self._rouse(link, session, now)
-
     def _seal(self, session: Session, plaintext: bytes) -> bytes:
         """A control message, without a gap in the trains where the other side would look for it."""
         return (seal_one if session.repair is None else seal_beside)(session.send, plaintext)
-
-    def _send_all_beside(self, link: DatagramLink, session: Session, messages: list[bytes]) -> None:
-        """Control messages beside the trains; those of one size that follow each other in one send."""
-        if link.address is None:
-            return
-        run: list[bytes] = []
-        for message in messages:
-            datagram = seal_beside(session.send, message)
-            if run and (len(datagram) != len(run[0]) or (len(run) + 1) * len(datagram) > MAX_SEND):
-                self.send_datagrams(b"".join(run), len(run[0]), link.address)
-                run = []
-            run.append(datagram)
-            self.counters["beside_sent_bytes"] += len(datagram)
-        self.send_datagrams(b"".join(run), len(run[0]), link.address)
-
-    def _rouse(self, link: DatagramLink, session: Session, now: float) -> None:
-        """See to it that the session's repair is ticked."""
-        if session.number not in self._awake:
-            if not self._awake:
-                self._next_repair = now + REPAIR_TICK
-            self._awake[session.number] = link, session
-
-    def on_timer(self) -> float | None:
-        """Let repairs do what is due; seconds until the next call is wanted. Called by the packet thread each turn."""
-        if not self._awake:
-            return None
-        now = time.monotonic()
-        if now < self._next_repair:
-            return self._next_repair - now
-        self._next_repair = now + REPAIR_TICK
-        for number, (link, session) in list(self._awake.items()):
-            repair = session.repair
-            if repair is None:
-                continue
-            messages = repair.tick(now)
-            if messages:
-                self._send_all_beside(link, session, messages)
-            self._write_held(link, repair, now)
-            if not repair.wants_tick():
-                del self._awake[number]
-        return REPAIR_TICK if self._awake else None
-
-    def _write_held(self, link: DatagramLink, repair: SessionRepair, now: float) -> None:
-        for frame in repair.released(now):
-            self.write(link.peer, memoryview(frame))
-
-    def _on_repair(self, link: DatagramLink, session: Session, data: bytes) -> None:
-        repair = session.repair
-        if repair is None:
-            self.counters["control_refused"] += 1
-            return
-        outcome = repair.on_message(read_repair_untrusted(data), self.now)
-        if link.address is not None:
-            for copy in outcome.copies:
-                self._send_bytes(copy, link.address)
-        if outcome.messages:
-            self._send_all_beside(link, session, outcome.messages)
-        for datagram in outcome.repaired:
-            self.opener.open_repaired(datagram, session.receive, self._on_mended, self._on_control)
-        if outcome.repaired:
-            self._write_held(link, repair, self.now)
-        self._rouse(link, session, self.now)
 
     def _send_bytes(self, datagram: bytes, address: Address) -> None:
         self.counters["beside_sent_bytes"] += len(datagram)
@@ -507,15 +418,10 @@ class DatagramEngine:
             self._from = source[0], source[1]
             self.now = opener.now = time.monotonic()
             self._may_be_answered = count == 1 and size < _SMALL
-            opener.open_untrusted(size, max(length, 1), self.keys, self._on_frame, self._on_control, more=True)
+            opener.open_untrusted(size, max(length, 1), self.keys, self._on_frame, self.on_control, more=True)
         opener.end_turn()
-        if self.heard:  # most gaps were filled in the same turn
-            for link, session in self.heard.values():
-                if session.repair is not None and session.repair.receiver.holes:
-                    self._rouse(link, session, self.now)
-                elif session.repair is not None:
-                    self._write_held(link, session.repair, self.now)
-            self.heard.clear()
+        if self.repairs.heard:
+            self.repairs.end_turn(self.now)
         self._count(count, taken)
         if count >= _RECEIVES_A_TURN or taken >= _BYTES_A_TURN:
             self._shed(sock)
@@ -550,7 +456,7 @@ class DatagramEngine:
         self._from = source[0], source[1]
         self.now = self.opener.now = now
         self._may_be_answered = False
-        self.opener.take_opened(key, train, index, sealed, piece, self._on_frame, self._on_control)
+        self.opener.take_opened(key, train, index, sealed, piece, self._on_frame, self.on_control)
 
     def _count(self, count: int, taken: int) -> None:
         now = self.now
@@ -571,10 +477,11 @@ class DatagramEngine:
             frame = memoryview(bytearray(frame))
             clamp_mss(frame, len(frame), link.mtu)
         repair = session.repair
-        if repair is not None and repair.held.until and self._waits(link, repair, frame):
-            taken = True
-        else:
+        if repair is None:
             taken = self.write(link.peer, frame)
+        else:
+            taken = self.repairs.write(link, repair, frame, self.now)
+            self.repairs.heard[session.number] = owner
         if taken:
             stats = link.stats
             stats.received_packets += 1
@@ -582,34 +489,17 @@ class DatagramEngine:
         if link.on_received(session, self._from, self.now):
             self._show(link)
             self._wake()
-        if repair is not None:
-            self.heard[session.number] = owner
         if self._may_be_answered:
             self._may_be_answered = False
             self.on_small()
 
-    def _waits(self, link: DatagramLink, repair: SessionRepair, frame: memoryview) -> bool:
-        """Whether a frame is held back behind a hole, or, if it closed that, was taken before the others."""
-        if repair.receiver.holes:
-            return repair.held.takes(frame, self.now)
-        written = self.write(link.peer, frame)
-        self._write_held(link, repair, self.now)
-        return written
-
-    def _on_mended(self, key: ReceiveKey, frame: memoryview) -> None:
-        """One that was lost: it goes before those that wait for it."""
-        link = self.sessions[key.session][0]
-        if self.write(link.peer, frame):
-            link.stats.received_packets += 1
-            link.stats.received_bytes += len(frame)
-
-    def _on_control(self, key: ReceiveKey, data: bytes) -> None:
+    def on_control(self, key: ReceiveKey, data: bytes) -> None:
         link, session = self.sessions[key.session]
         self.counters["beside_received_bytes"] += len(data) + OVERHEAD
         news = link.on_received(session, self._from, self.now)
         try:
             if is_repair(data):
-                self._on_repair(link, session, data)
+                self.repairs.on_message_untrusted(link, session, data, self.now)
                 return
             message = read_control_untrusted(data)
         except UntrustedDataError:

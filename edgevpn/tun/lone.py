@@ -53,7 +53,7 @@ def send_lone(engine: DatagramEngine, link: DatagramLink, size: int, now: float)
     engine.note_sent(link, size, now)
     repair = session.repair
     if repair is not None and not repair.on_lone(key.train - 1, datagram, now):
-        engine.note_for_repair(link, session, key.train - 1, 0, end, datagram, now, each=True)
+        engine.repairs.note_sent(link, session, key.train - 1, 0, end, datagram, now, each=True)
     return True
 
 
@@ -90,7 +90,7 @@ def receive_lone(engine: DatagramEngine, size: int, source: tuple[Any, ...]) -> 
         arrivals.on_run(train, index, 1, 1, now)
         if arrivals.keeping:
             arrivals.keep(train, index, size, bytes(view[:size]), now)
-        engine.heard[number] = owner
+        engine.repairs.heard[number] = owner
     link.last_received = session.used_at = now
     if written:
         stats = link.stats

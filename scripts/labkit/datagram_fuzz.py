@@ -42,7 +42,7 @@ from edgevpn.proto.datagram_handshake import (
 )
 from edgevpn.proto.datagram_repair import REPAIRS
 from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP
-from edgevpn.tun import datagram_engine, lone, virtio
+from edgevpn.tun import datagram_engine, lone, repair_loop, virtio
 from edgevpn.tun.datagram_engine import DatagramEngine
 from edgevpn.tun.pump import Pump
 from edgevpn.tun.router import Router
@@ -106,7 +106,8 @@ class Side:
     def __init__(self, name: str) -> None:
         self.name = name
         self.socket = MemorySocket()
-        self.engine = DatagramEngine({socket.AF_INET: self.socket}, self._write, MTU, lambda: None, repairs=True)  # type: ignore[dict-item]
+        self.engine = DatagramEngine({socket.AF_INET: self.socket}, MTU, lambda: None, repairs=True)  # type: ignore[dict-item]
+        self.engine.write = self._write
         lone.shorten(self.engine)
         self.expected: OrderedDict[bytes, None] = OrderedDict()
         self.counts: Counter[str] = Counter()
@@ -210,7 +211,7 @@ class Fuzz:
         for here, there in ((self.one, self.two), (self.two, self.one)):
             self._send_some(here, there)
         for side in (self.one, self.two):
-            side.engine.on_timer()
+            side.engine.repairs.on_timer()
             if self.chance.random() < 0.03:
                 side.engine.tick()
         for here, there in ((self.one, self.two), (self.two, self.one)):
@@ -300,7 +301,7 @@ def fuzz(wanted: int, seed: int) -> dict[str, Any]:
     """Counts. Raises WrongError, or whatever the code raised that it must not."""
     run = Fuzz(seed)
     clock = SimpleNamespace(monotonic=lambda: run.clock.now, sleep=lambda _: None)
-    timed = (datagram_engine, lone)
+    timed = (datagram_engine, lone, repair_loop)
     for module in timed:
         module.__dict__["time"] = clock
     began, memory = time.monotonic(), _rss()

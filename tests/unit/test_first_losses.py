@@ -141,7 +141,7 @@ def test_the_engine_asks_first_and_then_gives_the_device_what_waited() -> None:
         take_one(two)
         assert [frame[-1:] for frame in two.frames[before:]] == [b"d"]
         order: list[str] = []
-        sent, written = two.engine._send_all_beside, two.engine.write
+        sent, written = two.engine.repairs._send, two.engine.write
 
         def send(link: DatagramLink, session: Session, messages: list[bytes]) -> None:
             order.append("ask")
@@ -151,12 +151,31 @@ def test_the_engine_asks_first_and_then_gives_the_device_what_waited() -> None:
             order.append("frame")
             return written(peer, frame)
 
-        two.engine._send_all_beside = send  # type: ignore[method-assign]
+        two.engine.repairs._send = send  # type: ignore[method-assign]
         two.engine.write = write
         while not order and time.monotonic() < began + 1:
-            two.engine.on_timer()
+            two.engine.repairs.on_timer()
         assert order[:2] == ["ask", "frame"]
         assert two.frames[-1][-1:] == b"c"
+
+
+def test_a_frame_that_the_device_refuses_is_tried_once() -> None:
+    with pair(MTU, flags=3 | REPAIRS, repairs=True) as (one, two):
+        one.send(frame_of(4, TCP, b"a" * 1000, 1400))
+        two.take()
+        repair = two.engine.links["one"].sessions[-1].repair
+        assert repair is not None
+        repair.held.begin(time.monotonic())
+        tried: list[int] = []
+
+        def refuse(_: str, frame: memoryview) -> bool:
+            tried.append(len(frame))
+            return False
+
+        two.engine.write = refuse
+        one.send(frame_of(4, TCP, b"b" * 1000, 1400))
+        two.take()
+        assert len(tried) == 1
 
 
 def take_one(side: Side) -> None:

@@ -31,7 +31,8 @@ class Side:
     def __init__(self, mtu: int, *, repairs: bool = False) -> None:
         self.sockets = open_udp()
         self.frames: list[bytes] = []
-        self.engine = DatagramEngine(self.sockets, self._write, mtu, lambda: None, repairs=repairs)
+        self.engine = DatagramEngine(self.sockets, mtu, lambda: None, repairs=repairs)
+        self.engine.write = self._write
 
     def _write(self, _: str, frame: memoryview) -> bool:
         virtio.check_untrusted(frame)
