@@ -39,7 +39,8 @@ from edgevpn.p2p.listen_addrs import default_listen, expand_wildcards, interface
 from edgevpn.p2p.peer_values import ConnectionInfo, PeerEvent, PeerInfo, Sight
 from edgevpn.p2p.swarm_mends import Gate, MendedSwarm, parse_networks
 from edgevpn.p2p.tcp import stranded
-from edgevpn.p2p.yamux import QUEUE_LIMIT, Connection, Stream
+from edgevpn.p2p.yamux import QUEUE_LIMIT, Connection
+from edgevpn.p2p.yamux_stream import Stream
 from edgevpn.proto.queue_state import QueueState, fullest
 from edgevpn.proto.relayed import CIRCUIT
 

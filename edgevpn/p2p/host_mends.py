@@ -31,7 +31,8 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from edgevpn.errors import UntrustedDataError
 from edgevpn.p2p import identify, multistream
 from edgevpn.p2p.swarm_mends import MendedSwarm
-from edgevpn.p2p.yamux import Connection, Stream
+from edgevpn.p2p.yamux import Connection
+from edgevpn.p2p.yamux_stream import Stream
 from edgevpn.proto.relayed import is_relayed
 
 log = logging.getLogger(__name__)

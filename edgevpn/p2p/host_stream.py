@@ -19,7 +19,7 @@ from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from edgevpn.errors import EdgevpnError, UntrustedDataError
 from edgevpn.fast_stream import FastStream
 from edgevpn.p2p.circuit import MAX_MESSAGE
-from edgevpn.p2p.yamux import Stream
+from edgevpn.p2p.yamux_stream import Stream
 
 _RELAY = 256 * 1024
 

@@ -33,7 +33,7 @@ from edgevpn.p2p import swarm_mends
 from edgevpn.p2p.host import Host, open_host
 from edgevpn.p2p.host_stream import DialError, HostStream, StreamError
 from edgevpn.p2p.swarm_mends import Gate, Handshakes, parse_networks
-from edgevpn.p2p.yamux import Stream
+from edgevpn.p2p.yamux_stream import Stream
 
 LOOPBACK = ["/ip4/127.0.0.1/tcp/0"]
 SEED_A, SEED_B, SEED_C = b"a" * 32, b"b" * 32, b"c" * 32
