@@ -226,7 +226,7 @@ COMMON: tuple[Flag, ...] = (
         "int",
         65536,
         "EDGEVPN_RELAY_BUFFER_SIZE",
-        "Buffer of a relayed connection (bytes)",
+        "Buffer of a relayed connection (bytes, 1 KiB to 1 MiB)",
     ),
     Flag("blacklist", "list", (), "EDGEVPNBLACKLIST", "Peers (by ID) and networks never to connect with"),
     Flag(

@@ -110,7 +110,7 @@ class DatagramEngine:
         # the run of small frames that is being collected: for whom, from where, size of each
         self._run_link: DatagramLink | None = None
         self._run_session: Session | None = None
-        self._run_begin = self._run_end = self._run_length = self.run_count = 0
+        self._run_end = self._run_length = self.run_count = 0
         self._from: Address = ("", 0)
         self._gathering = False
         self._lately = self._sent_lately = 0

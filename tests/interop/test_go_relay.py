@@ -60,15 +60,21 @@ def test_a_node_of_ours_is_reached_through_a_go_relay(make_table: MakeTable) -> 
         assert seen["path_why"].startswith(f"through the relay {relay.peer_id}")
 
 
-def test_a_go_node_reaches_one_of_ours_through_our_relay_and_packets_go_both_ways(make_table: MakeTable) -> None:
-    """The Go node finds the address through the relay in the DHT, which our relay serves."""
-    table = make_table(6)
-    nats(table.lab)
+def behind_our_relay(table: Table) -> tuple[str, Vpn, tuple[str, ...]]:
+    """A relay of ours, one of ours that has a place there, and flags for who is to find it."""
     relay = table.ours(1, "--mdns=false", PORT)
     peer_id = relay.wait_for_state("joining", 30)["peer_id"]
     flags = ("--mdns=false", f"--discovery-bootstrap-peers=/ip4/{table.lab.node(1).address}/tcp/4001/p2p/{peer_id}")
     ours = table.ours(5, *flags)
     wait_for(lambda: stats(relay)["relay_places"] == 1, 40, 0.5, "the place of our node")
+    return peer_id, ours, flags
+
+
+def test_a_go_node_reaches_one_of_ours_through_our_relay_and_packets_go_both_ways(make_table: MakeTable) -> None:
+    """The Go node finds the address through the relay in the DHT, which our relay serves."""
+    table = make_table(6)
+    nats(table.lab)
+    peer_id, ours, flags = behind_our_relay(table)
     began = time.monotonic()
     go = table.go(4, *flags)
     go.wait_until_it_answers()
@@ -107,11 +113,7 @@ def test_a_go_node_that_dialled_ours_through_our_relay_ends_up_directly_connecte
     """Ours was dialled, so that it begins. The Go node has no place at the relay: nobody dials it."""
     table = make_table(5)
     open_nats(table.lab)
-    relay = table.ours(1, "--mdns=false", PORT)
-    peer_id = relay.wait_for_state("joining", 30)["peer_id"]
-    flags = ("--mdns=false", f"--discovery-bootstrap-peers=/ip4/{table.lab.node(1).address}/tcp/4001/p2p/{peer_id}")
-    ours = table.ours(5, *flags)
-    wait_for(lambda: stats(relay)["relay_places"] == 1, 40, 0.5, "the place of our node")
+    _, ours, flags = behind_our_relay(table)
     go = table.go(4, *flags, "--autorelay=false")
     go.wait_until_it_answers()
     assert f"/ip4/{table.lab.node(2).address}/" in meet(ours, go, 60)
