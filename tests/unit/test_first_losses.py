@@ -178,6 +178,17 @@ def test_a_frame_that_the_device_refuses_is_tried_once() -> None:
         assert len(tried) == 1
 
 
+def test_what_is_brought_back_for_a_session_that_has_just_ended_is_dropped() -> None:
+    with pair(MTU, flags=3 | REPAIRS, repairs=True) as (one, two):
+        one.send(frame_of(4, TCP, b"a" * 1000, 1400))
+        two.take()
+        before = len(two.frames)
+        key = two.engine.links["one"].sessions[-1].receive
+        two.engine.remove("one")
+        two.engine.repairs._on_mended(key, memoryview(frame_of(4, TCP, b"b" * 1000, 1400)))
+        assert len(two.frames) == before
+
+
 def take_one(side: Side) -> None:
     """What is there, without waiting for more: holding back ends by itself."""
     time.sleep(0.001)
