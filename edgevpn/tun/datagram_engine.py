@@ -16,6 +16,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
 from typing import Any, Final
 
 from edgevpn.errors import UntrustedDataError
@@ -60,6 +61,15 @@ _INT = struct.Struct("=i")
 _U16 = struct.Struct("=H")
 
 
+class Lone(IntEnum):
+    """What became of a datagram that came first: left to the long way; taken; taken, and no other is likely."""
+
+    LEFT, TAKEN, ALL = range(3)
+
+
+LEFT, TAKEN, ALL = Lone
+
+
 class DatagramEngine:
     """Sends and receives for all links. `live`: those that packets can take now, by peer."""
 
@@ -85,8 +95,8 @@ class DatagramEngine:
         self._segment_size: dict[int, Sequence[tuple[int, int, bytes]]] = {}
         self.sessions: dict[int, tuple[DatagramLink, Session]] = {}
         self.keys: dict[int, ReceiveKey] = {}
-        self.on_small: Callable[[], None] = lambda: None  # called after a small packet: it may be answered already
-        self.take_lone: Callable[[int, tuple[Any, ...]], bool] = lambda _size, _source: False  # edgevpn/tun/lone.py
+        self.on_small: Callable[[float], None] = lambda _now: None  # after a small packet: it may be answered
+        self.take_lone: Callable[[int, tuple[Any, ...]], Lone] = lambda _size, _source: LEFT  # edgevpn/tun/lone.py
         self._may_be_answered = False
         self.sealer = Sealer()
         self.opener = Opener()
@@ -406,9 +416,15 @@ class DatagramEngine:
                 size, ancillary, _, source = sock.recvmsg_into(views, 32)
             except OSError:
                 break  # BlockingIOError: nothing more; others tell of an earlier send
-            if not count and size < EARLY and not ancillary and self.take_lone(size, source):
-                count, taken = 1, size
-                continue
+            if not count and size < EARLY and not ancillary:
+                became = self.take_lone(size, source)
+                if became is ALL:
+                    self._lately += 1
+                    self._late_since = 0.0
+                    return
+                if became:
+                    count, taken = 1, size
+                    continue
             length = size
             for level, kind, data in ancillary:
                 if level == socket.IPPROTO_UDP and kind == UDP_GRO:
@@ -491,7 +507,7 @@ class DatagramEngine:
             self._wake()
         if self._may_be_answered:
             self._may_be_answered = False
-            self.on_small()
+            self.on_small(self.now)
 
     def on_control(self, key: ReceiveKey, data: bytes) -> None:
         link, session = self.sessions[key.session]

@@ -18,7 +18,7 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidTag
 
 from edgevpn.proto.datagram import CONTROL, HEAD, INDEX_BITS, MAX_PIECES, OVERHEAD
-from edgevpn.tun.datagram_engine import DatagramEngine
+from edgevpn.tun.datagram_engine import ALL, LEFT, TAKEN, DatagramEngine, Lone
 from edgevpn.tun.datagram_link import DatagramLink
 
 APART: Final = 0.002  # seconds after the last one: what comes sooner is company, and is sent with others
@@ -57,43 +57,46 @@ def send_lone(engine: DatagramEngine, link: DatagramLink, size: int, now: float)
     return True
 
 
-def receive_lone(engine: DatagramEngine, size: int, source: tuple[Any, ...]) -> bool:
-    """Take the datagram in opener.buffer[:size]. False: nothing was done, it needs the long way. Nothing raises."""
+def receive_lone(engine: DatagramEngine, size: int, source: tuple[Any, ...]) -> Lone:
+    """Take the datagram in opener.buffer[:size]. LEFT: nothing was done, it needs the long way. Nothing raises."""
     if size < _LEAST:
-        return False
+        return LEFT
     opener = engine.opener
     number, counter = _HEAD.unpack_from(opener.buffer)
     owner = engine.sessions.get(number)
     if owner is None:
-        return False
+        return LEFT
     link, session = owner
     key, train = session.receive, counter >> INDEX_BITS
     window = key.window
     if train <= window.newest or not session.confirmed or link.narrow or link.address != source[:2]:
-        return False
-    engine.now = now = time.monotonic()
+        return LEFT
+    before, engine.now = engine.now, time.monotonic()
+    now = engine.now
     view = opener.view
     try:
         piece: bytes = key.decrypt(view[:HEAD], view[HEAD:size], None)
     except InvalidTag:
         opener.counters["datagrams_forged"] += 1
-        return True
+        return TAKEN
     index = counter & _INDEX_MASK
     window.mark(train, 1 << index)
     if piece[0] == CONTROL or piece[1]:
         engine.take_opened(key, train, index, view[:size], piece, source, now)
-        return True
-    written = engine.write(link.peer, memoryview(piece))
-    engine.on_small()
-    arrivals = key.arrivals
-    if arrivals is not None and index < MAX_PIECES:
-        arrivals.on_run(train, index, 1, 1, now)
-        if arrivals.keeping:
-            arrivals.keep(train, index, size, bytes(view[:size]), now)
-        engine.repairs.heard[number] = owner
+        return TAKEN
+    written = engine.write(link.peer, piece)
+    engine.on_small(now)
+    repair, more = session.repair, now - before < APART
+    if repair is not None and index < MAX_PIECES:
+        repair.on_run(train, index, 1, 1, now)
+        if repair.keeping:
+            repair.keep(train, index, size, bytes(view[:size]), now)
+        if repair.receiver.holes or repair.held.until:
+            engine.repairs.heard[number] = owner
+            more = True
     link.last_received = session.used_at = now
     if written:
         stats = link.stats
         stats.received_packets += 1
         stats.received_bytes += len(piece)
-    return True
+    return TAKEN if more else ALL

@@ -9,9 +9,9 @@ packet thread and never wait.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import readv, write
+from time import monotonic
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.ip import IPV4_HEADER, IPV6_HEADER
@@ -28,7 +28,11 @@ BATCH_BYTES = 512 * 1024
 BATCH_PACKETS = 256
 SERVED_BYTES = 100_000  # sent before the device is asked again
 _LARGE = 4096  # bytes of a frame that takes time
+_LEAST = VIRTIO_HEADER + IPV4_HEADER
 _SPARE = 24  # buffers
+_TO_IPV4, _TO_IPV6 = slice(26, 30), slice(34, 50)  # of a frame: where it goes
+_FROM_IPV4, _FROM_IPV6 = slice(22, 26), slice(18, 34)
+_PLAIN_IPV4 = 0, 0, 0x45  # flags, kind of offload; version and header length
 
 
 class Pump:
@@ -74,44 +78,31 @@ class Pump:
 
     def on_readable(self) -> None:
         """Take in what the device has. Called by the packet thread, again while there is more."""
-        now = time.monotonic()
+        now = monotonic()
         before, self._turn_at = self._turn_at, now
-        if now - before < APART or self._engine is None or self.queue.count:
+        if now - before < APART:
             self._take_in(0)
         else:
-            length = self._read_lone(self._engine, now)
-            if length:
-                self._take_in(length)
+            self.on_answer(now)
 
-    def on_answer(self) -> None:
-        """Take in what is likely to be one packet: something was written that it may be the answer to."""
-        if self._engine is None or self.queue.count:
+    def on_answer(self, now: float) -> None:
+        """Take in what is likely to be one packet, for example the answer to what was just written: the short way."""
+        engine = self._engine
+        if engine is None or self.queue.count:
             self._take_in(0)
             return
-        length = self._read_lone(self._engine, time.monotonic())
-        if length:
-            self._take_in(length)
-
-    def _read_lone(self, engine: DatagramEngine, now: float) -> int:
-        """Read a frame and send it the short way. If that can't be: its length, and it is in the buffer."""
         try:
-            length = os.readv(self._descriptor, self._into)
+            length = readv(self._descriptor, self._into)
         except BlockingIOError:
-            return 0
+            return
         frame = self._buffer
-        if length > _LARGE or frame[1] or length < VIRTIO_HEADER + IPV4_HEADER:
-            return length
-        if frame[VIRTIO_HEADER] >> 4 == 4:
-            peer = self.router.machines.get(bytes(frame[26:30]))
-        elif length < VIRTIO_HEADER + IPV6_HEADER:
-            return length
-        else:
-            peer = self.router.machines.get(bytes(frame[34:50]))
-        link = engine.live.get(peer) if peer is not None else None
-        if link is None or not send_lone(engine, link, length, now):
-            return length
-        self.counters["read_packets"] += 1
-        return 0
+        if _LEAST <= length <= _LARGE and not frame[1]:
+            at = _TO_IPV4 if frame[VIRTIO_HEADER] >> 4 == 4 else _TO_IPV6
+            link = engine.live.get(self.router.machines.get(bytes(frame[at]), ""))
+            if link is not None and send_lone(engine, link, length, now):
+                self.counters["read_packets"] += 1
+                return
+        self._take_in(length)
 
     def _take_in(self, length: int) -> None:
         """A batch from the device, of which the first `length` bytes, if any, were read."""
@@ -143,7 +134,7 @@ class Pump:
         The first large frame stays where it was read, and is sent when all that came with it is in the queue.
         """
         held = size = count = 0
-        descriptor, into, queue, readv = self._descriptor, self._into, self.queue, os.readv
+        descriptor, into, queue = self._descriptor, self._into, self.queue
         try:
             while size < BATCH_BYTES and count < BATCH_PACKETS:
                 if odd:
@@ -241,13 +232,13 @@ class Pump:
             return
         if length <= _LARGE:
             buffer = buffer[:length]
-        self.queue.push(flow_of(buffer), peer, buffer, length, time.monotonic())
+        self.queue.push(flow_of(buffer), peer, buffer, length, monotonic())
 
     def _serve(self) -> None:
         """Send some of what waits."""
         queue, sent = self.queue, 0
         while sent < SERVED_BYTES:
-            found = queue.pop(time.monotonic())
+            found = queue.pop(monotonic())
             if found is None:
                 break
             peer, buffer, length = found
@@ -276,24 +267,26 @@ class Pump:
 
     def write_frame(self, peer: str, frame: bytes | memoryview) -> bool:
         """Write one; whether it was taken."""
-        counters = self.counters
-        try:
-            virtio.check_untrusted(frame, takes_udp=self._takes_udp)
-            if frame[VIRTIO_HEADER] >> 4 == 4:
-                source = bytes(frame[22:26])
-            elif len(frame) >= VIRTIO_HEADER + IPV6_HEADER:
-                source = bytes(frame[18:34])
-            else:
-                raise UntrustedDataError("a packet is shorter than its header")
-        except UntrustedDataError:
-            counters["refused_malformed"] += 1
-            return False
+        counters, size = self.counters, len(frame)
+        if (
+            size < _LEAST
+            or (frame[0], frame[1], frame[10]) != _PLAIN_IPV4
+            or frame[12] << 8 | frame[13] != size - VIRTIO_HEADER
+        ):  # else it is known to be fine
+            try:
+                virtio.check_untrusted(frame, takes_udp=self._takes_udp)
+                if size < VIRTIO_HEADER + IPV6_HEADER and frame[VIRTIO_HEADER] >> 4 == 6:
+                    raise UntrustedDataError("a packet is shorter than its header")
+            except UntrustedDataError:
+                counters["refused_malformed"] += 1
+                return False
+        source = bytes(frame[_FROM_IPV4 if frame[VIRTIO_HEADER] >> 4 == 4 else _FROM_IPV6])
         router = self.router
         if router.machines.get(source) != peer and not router.allows(peer, source):
             counters["refused_source"] += 1
             return False
         try:
-            os.write(self._descriptor, frame)
+            write(self._descriptor, frame)
         except OSError:
             # EINVAL for a header that the kernel does not like, EAGAIN where it has no room: a lost packet
             counters["refused_by_device"] += 1

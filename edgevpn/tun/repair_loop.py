@@ -16,7 +16,7 @@ from edgevpn.tun.datagram_link import DatagramLink, Session
 from edgevpn.tun.session_repair import TICK, SessionRepair
 from edgevpn.tun.train import MAX_SEND, Opener, ReceiveKey, seal_beside
 
-WriteFrame = Callable[[str, memoryview], bool]
+WriteFrame = Callable[[str, "memoryview | bytes"], bool]
 
 
 class Engine(Protocol):

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 import pytest
 
 from edgevpn.cli.traffic import BESIDE, rows_of
+from edgevpn.proto.datagram_repair import CODES, REPAIRS
 from edgevpn.proto.messages import Paths, Traffic
-from edgevpn.proto.packet_stream import PLAIN
+from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP
 from edgevpn.tun import lone
+from edgevpn.tun.datagram_engine import ALL, LEFT, TAKEN, Lone
 from edgevpn.tun.datagram_link import Session
 from edgevpn.tun.pump import Pump
 from edgevpn.tun.repair_sender import RepairSender
@@ -31,9 +33,10 @@ def sides() -> Iterator[tuple[Side, Side, list[bool]]]:
     """Two engines, and what became of each try to receive by the short way."""
     tries: list[bool] = []
 
-    def watched(*args: object) -> bool:
-        tries.append(lone.receive_lone(two.engine, *args))  # type: ignore[arg-type]
-        return tries[-1]
+    def watched(*args: object) -> Lone:
+        became = lone.receive_lone(two.engine, *args)  # type: ignore[arg-type]
+        tries.append(became is not LEFT)
+        return became
 
     with pair(MTU) as (one, two):
         one.send(frame())  # the first makes the session the one to answer with
@@ -57,7 +60,7 @@ def session_of(side: Side) -> Session:
 def test_a_packet_alone_arrives_and_is_counted(sides: tuple[Side, Side, list[bool]]) -> None:
     one, two, tries = sides
     answered: list[int] = []
-    two.engine.on_small = lambda: answered.append(len(two.frames))
+    two.engine.on_small = lambda _: answered.append(len(two.frames))
     before = two.engine.links["one"].stats.received_packets
     for size in (1, 60, 200, 1000):
         assert send(one, frame(size))
@@ -69,6 +72,31 @@ def test_a_packet_alone_arrives_and_is_counted(sides: tuple[Side, Side, list[boo
     assert tries == [True] * 3  # a large one may stand behind a hole
     assert two.engine.links["one"].stats.received_packets == before + 4
     assert sum(two.engine.opener.counters.values()) == 0
+
+
+def test_no_other_is_looked_for_after_a_pause_unless_one_is_missing() -> None:
+    became: list[Lone] = []
+
+    def watched(*args: object) -> Lone:
+        became.append(lone.receive_lone(two.engine, *args))  # type: ignore[arg-type]
+        return became[-1]
+
+    def after(pause: float, *, lost: int = 0) -> Lone:
+        two.engine.now = time.monotonic() - pause
+        session_of(one).send.train += lost
+        assert send(one, frame())
+        two.take()
+        return became[-1]
+
+    with pair(MTU, flags=TAKES_TCP | TAKES_UDP | REPAIRS | CODES, repairs=True) as (one, two):
+        one.send(frame())
+        two.take()
+        two.engine.take_lone = watched
+        assert after(1.0) is ALL
+        assert after(0.0) is TAKEN
+        assert after(1.0) is ALL
+        assert after(1.0, lost=1) is TAKEN
+        assert len(two.frames) == 5
 
 
 def test_a_copy_of_it_is_refused_and_a_forged_one_counted_once(sides: tuple[Side, Side, list[bool]]) -> None:
@@ -155,9 +183,9 @@ def test_after_a_pause_the_device_s_packet_is_sent_the_short_way(sides: tuple[Si
         elsewhere = bytearray(first)
         elsewhere[26:30] = bytes((203, 0, 113, 1))
         kernel.send(elsewhere)
-        pump.on_answer()
+        pump.on_answer(time.monotonic())
         assert pump.counters["dropped_no_route"] == 1
-        pump.on_answer()  # there is nothing
+        pump.on_answer(time.monotonic())  # there is nothing
     assert streamed == []
 
 

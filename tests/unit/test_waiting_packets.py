@@ -296,7 +296,7 @@ def test_after_a_small_packet_the_device_is_asked_at_once() -> None:
     """What the kernel answers is there when the write returns."""
     with sending() as lab:
         asked: list[int] = []
-        lab.two.engine.on_small = lambda: asked.append(len(lab.two.frames))
+        lab.two.engine.on_small = lambda _: asked.append(len(lab.two.frames))
         assert lab.put([datagram(4, 7, b"ping")]) == 1
         assert len(lab.move()) == 1
         assert asked == [1]
