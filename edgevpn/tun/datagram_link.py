@@ -442,6 +442,9 @@ class DatagramLink:
             self._next_round = now + self._round
             self._round = min(_SLOWER * self._round, _ROUND_WANTED if active else _ROUND_MOST)
             return self._probe(session, list(self._ways.values()), now)
+        if session.repair is not None and session.repair.sender.is_stuck:
+            session.repair.sender.is_stuck = False
+            way.mtu.suspect()
         if self._asked_since is not None:
             return self._tick_in_doubt(session, way, now - self._asked_since, now)
         if active and self._is_silent(now):

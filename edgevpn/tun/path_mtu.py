@@ -10,8 +10,9 @@ does that say something about the size: what is lost at random, or with everythi
               was answered is used at once. The full size is asked for first
     complete  the size in use is asked for each 0.6 s; not answered 4 times, 0.15 s or two round trips apart, it is a
               black hole (5: an overfull queue that counts bytes also drops large ones first). Where much was sent
-              and nothing came back it is asked for at once, and 2 times are enough. Below the full size, every
-              other probe asks for more: the full size and the next one in turn
+              and nothing came back, or copies of lost datagrams never arrive, it is asked for at once, and 2 times
+              are enough. Below the full size, every other probe asks for more: the full size and the next one in
+              turn
     error     not even the least size: each 5 s
 
 What the system refuses to send (EMSGSIZE) is too large at once. RFC 8899 speaks of 600 s until more is asked for; that
@@ -137,7 +138,7 @@ class PathMtu:
         return _TRIES_SUSPECTED if self._suspected else _TRIES_VERIFY
 
     def suspect(self) -> None:
-        """Much was sent, and nothing comes back: see to it now, if the size is thought to be known."""
+        """Nothing comes back of much that was sent, or only what is small: see to the size now, if one is known."""
         if self.phase is Phase.COMPLETE and not self._suspected:
             self._suspected = True
             self._turn += self._turn % 2  # the next probe asks for the size in use

@@ -17,13 +17,16 @@ that ends early gets no more rows than it needs; BUDGET bounds what all of it ma
 `step` groups are interleaved, so that a run takes no more from each than its rows bring back. A peer that knows no code
 gets the XOR.
 
+A datagram that is asked for a third time did not get through twice. That seldom is chance; larger ones may not pass any
+more (`is_stuck`, which edgevpn/tun/datagram_link.py has looked into).
+
 Kept: two round trips and KEPT_MORE, and at most KEPT_BYTES. Copies: no more than a share of what is sent.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import lru_cache
 from math import ceil, comb
 from typing import Final, NamedTuple
@@ -71,6 +74,8 @@ _SMALL = 256  # bytes
 _STALE = 0.05  # seconds
 _MOST_BACK = 400  # datagrams that went out before the ask
 _SYMPATHY = 10.0  # seconds
+_ASKED_APART, _STUCK, _STUCK_SIZE = 0.0035, 3, 600  # seconds; times; bytes
+_ASKED_KEPT = 512
 
 
 class Plan(NamedTuple):
@@ -184,6 +189,8 @@ class RepairSender:
         self.is_quick = False
         self._seen: tuple[int, int, int] | None = None  # what the last report said
         self._trial = False
+        self.is_stuck = False  # copies of large datagrams do not arrive: perhaps none of that size does
+        self._asked: dict[int, tuple[int, float]] = {}  # trains: how often they were asked for, and when last
 
     def inherit(self, other: RepairSender) -> None:
         """Go on as the session before."""
@@ -376,7 +383,20 @@ class RepairSender:
             del copies[room:]
         self._copies -= len(copies)
         self.counters["copies_sent"] += len(copies)
+        self._note_asked(wanted.keys(), max(map(len, copies), default=0) > _STUCK_SIZE, now)
         return copies, self._look_back(least, now) if begins and wanted else []
+
+    def _note_asked(self, wanted: Set[int], copied: bool, now: float) -> None:
+        """These were asked for; `copied`: and large copies were sent."""
+        asked = self._asked
+        for train in wanted if copied else wanted & asked.keys():
+            times, at = asked.pop(train, (0, 0.0))
+            if now - at >= _ASKED_APART:
+                times, at = times + 1, now
+            self.is_stuck |= times >= _STUCK
+            while len(asked) >= _ASKED_KEPT:
+                del asked[next(iter(asked))]
+            asked[train] = times, at
 
     def _look_back(self, train: int, now: float) -> list[bytes]:
         """Parity over what has gone out since that train, the newest of it."""
