@@ -31,6 +31,7 @@ from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
 from edgevpn.tun.fit import MAX_SYN, Fit, clamp_mss, fit, udp_ends
 from edgevpn.tun.repair_loop import RepairLoop, WriteFrame
 from edgevpn.tun.train import EARLY, MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
+from edgevpn.tun.twice import LARGEST
 from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT, waited
 
 WAIT: Final = 5  # milliseconds for room in the socket's buffer
@@ -332,7 +333,9 @@ class DatagramEngine:
         ):
             self.flush()
             self._run_link, self._run_session, self._run_length = link, session, length
-        self._run_end = self.sealer.seal_small(session.send, frame, self._run_end)
+        start, self._run_end = self._run_end, self.sealer.seal_small(session.send, frame, self._run_end)
+        if session.repair is not None and len(frame) <= LARGEST:
+            self.repairs.note_urgent(link, session, frame, self.sealer.small[start : self._run_end])
         self.run_count += 1
         if length < self._run_length:
             self.flush()

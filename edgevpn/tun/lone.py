@@ -20,6 +20,7 @@ from cryptography.exceptions import InvalidTag
 from edgevpn.proto.datagram import CONTROL, HEAD, INDEX_BITS, MAX_PIECES, OVERHEAD
 from edgevpn.tun.datagram_engine import ALL, LEFT, TAKEN, DatagramEngine, Lone
 from edgevpn.tun.datagram_link import DatagramLink
+from edgevpn.tun.twice import LARGEST
 
 APART: Final = 0.002  # seconds after the last one: what comes sooner is company, and is sent with others
 _LEAST = OVERHEAD + 30
@@ -54,6 +55,8 @@ def send_lone(engine: DatagramEngine, link: DatagramLink, size: int, now: float)
     repair = session.repair
     if repair is not None and not repair.on_lone(key.train - 1, datagram, now):
         engine.repairs.note_sent(link, session, key.train - 1, 0, end, datagram, now, each=True)
+        if size <= LARGEST:
+            engine.repairs.note_urgent(link, session, sealer.frame[:size], datagram)
     return True
 
 

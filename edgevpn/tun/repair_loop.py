@@ -15,6 +15,7 @@ from edgevpn.proto.datagram_repair import read_repair_untrusted
 from edgevpn.tun.datagram_link import DatagramLink, Session
 from edgevpn.tun.session_repair import TICK, SessionRepair
 from edgevpn.tun.train import MAX_SEND, Opener, ReceiveKey, seal_beside
+from edgevpn.tun.twice import is_urgent
 
 WriteFrame = Callable[[str, "memoryview | bytes"], bool]
 
@@ -67,6 +68,13 @@ class RepairLoop:
             if repair.sender.is_busy():
                 self.rouse(link, session, now)
 
+    def note_urgent(self, link: DatagramLink, session: Session, frame: memoryview | bytes, sealed: memoryview) -> None:
+        """This small frame goes out now."""
+        sender = session.repair.sender if session.repair is not None else None
+        if sender is not None and sender.plan.k and is_urgent(frame):
+            sender.on_urgent(sealed, link.last_sent)
+            self.rouse(link, session, link.last_sent)
+
     def _send(self, link: DatagramLink, session: Session, messages: list[bytes]) -> None:
         """Control messages beside the trains; those of one size that follow each other in one send."""
         if link.address is None:
@@ -81,6 +89,13 @@ class RepairLoop:
             run.append(datagram)
             engine.counters["beside_sent_bytes"] += len(datagram)
         engine.send_datagrams(b"".join(run), len(run[0]), link.address)
+
+    def _send_as_they_are(self, link: DatagramLink, copies: list[bytes]) -> None:
+        if link.address is None:
+            return
+        for copy in copies:
+            self._engine.counters["beside_sent_bytes"] += len(copy)
+            self._engine.send_datagrams(copy, len(copy), link.address)
 
     # --- time
 
@@ -106,6 +121,7 @@ class RepairLoop:
             messages = repair.tick(now)
             if messages:
                 self._send(link, session, messages)
+            self._send_as_they_are(link, repair.sender.again(now))
             self._write_held(link, repair, now)
             if not repair.wants_tick():
                 del self._awake[number]
@@ -129,10 +145,7 @@ class RepairLoop:
             engine.counters["control_refused"] += 1
             return
         outcome = repair.on_message(read_repair_untrusted(data), now)
-        if link.address is not None:
-            for copy in outcome.copies:
-                engine.counters["beside_sent_bytes"] += len(copy)
-                engine.send_datagrams(copy, len(copy), link.address)
+        self._send_as_they_are(link, outcome.copies)
         if outcome.messages:
             self._send(link, session, outcome.messages)
         for datagram in outcome.repaired:

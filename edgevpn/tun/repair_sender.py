@@ -26,7 +26,7 @@ Kept: two round trips and KEPT_MORE, and at most KEPT_BYTES. Copies: no more tha
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from functools import lru_cache
 from math import ceil, comb
 from typing import Final, NamedTuple
@@ -48,6 +48,7 @@ from edgevpn.proto.datagram_repair import (
     write_stamp,
 )
 from edgevpn.tun.erasure import Rows, symbol
+from edgevpn.tun.twice import Twice
 
 ACTIVE: Final = 600.0  # seconds after a loss, if no calm ends it
 STAMPS_AFTER: Final = 50.0  # seconds of stamps after parity has ended
@@ -76,6 +77,7 @@ _MOST_BACK = 400  # datagrams that went out before the ask
 _SYMPATHY = 10.0  # seconds
 _ASKED_APART, _STUCK, _STUCK_SIZE = 0.0035, 3, 600  # seconds; times; bytes
 _ASKED_KEPT = 512
+_RUNS_KNOWN = 8
 
 
 class Plan(NamedTuple):
@@ -102,6 +104,18 @@ def plan(loss: float, run: float, *, codes: bool) -> Plan:
         return Plan(_RUN_K, ROWS, min(MOST_STEP, ceil(1.4 * run / ROWS)))
     step = min(MOST_STEP, ceil(run) + 2) if in_runs else 1
     return next(Plan(k, rows, step) for most, k, rows in (_PLANS if codes else _XOR_PLANS) if loss <= most)
+
+
+def mean_run(wanted: Mapping[int, int]) -> float:
+    """How many are missing in a row, on average, by what an ask names; whole trains count as one datagram each."""
+    lost = runs = 0
+    joins = -1  # the train that a run goes on in, if its first is missing
+    for train, mask in sorted(wanted.items()):
+        lost += mask.bit_count() or 1
+        runs += (mask & ~(mask << 1)).bit_count() or 1
+        runs -= train == joins and (mask == WHOLE or mask & 1)
+        joins = train + 1 if mask == WHOLE else -1
+    return lost / max(1, runs)
 
 
 @lru_cache(4096)
@@ -166,8 +180,9 @@ class RepairSender:
         self.loss = 0.0
         self.run = 1.0  # how many are lost in a row, on average
         self.queue_delay = 0.0
-        self.counters = {"parity_sent": 0, "copies_sent": 0, "copies_refused": 0}
+        self.counters = {"parity_sent": 0, "copies_sent": 0, "copies_refused": 0, "sent_twice": 0}
         self._codes = codes
+        self._runs_seen = 0  # that `run` is of
         self._budget = _MOST_BUDGET
         self._calm_at = 0.0
         self._since_loss = 0  # datagrams
@@ -189,6 +204,7 @@ class RepairSender:
         self.is_quick = False
         self._seen: tuple[int, int, int] | None = None  # what the last report said
         self._trial = False
+        self._twice = Twice()
         self.is_stuck = False  # copies of large datagrams do not arrive: perhaps none of that size does
         self._asked: dict[int, tuple[int, float]] = {}  # trains: how often they were asked for, and when last
 
@@ -196,6 +212,7 @@ class RepairSender:
         """Go on as the session before."""
         self.active_until = other.active_until
         self.loss, self.run, self._judged = other.loss, other.run, other._judged
+        self._runs_seen = other._runs_seen
         self._calm_at, self._since_loss, self.rtt = other._calm_at, other._since_loss, other.rtt
         if other.plan.k:
             self._set(self._wanted())  # the peer may know more now, or less
@@ -247,6 +264,15 @@ class RepairSender:
         self._kept.append(_Kept(train, train, 0, size, bytes(view), now, True))
         self._kept_bytes += size
         return True
+
+    def on_urgent(self, datagram: memoryview, now: float) -> None:
+        """A small one went out that somebody waits for: it goes again, where there is parity."""
+        if self.plan.k and self._twice.add(bytes(datagram), now):
+            self.counters["sent_twice"] += 1
+
+    def again(self, now: float) -> list[bytes]:
+        """Those that are to be sent for the second time now, as they are."""
+        return self._twice.due(now) if self._twice.waiting else []
 
     def _evict(self, now: float) -> None:
         self._evict_at = now + _EVICT_EACH
@@ -359,13 +385,15 @@ class RepairSender:
 
     def is_busy(self) -> bool:
         """Whether ticks are wanted."""
-        return self._grouped_at is not None or self._to_stamp
+        return self._grouped_at is not None or self._to_stamp or bool(self._twice.waiting)
 
     # --- in
 
     def on_ask(self, ask: Ask, now: float) -> tuple[list[bytes], list[bytes]]:
         """Copies of what is asked for, as it was sent; messages."""
         begins = not self.plan.k
+        if begins and self._runs_seen < _RUNS_KNOWN and ask.wanted:
+            self.run = max(self.run, mean_run(ask.wanted))
         self._wake(now)
         copies: list[bytes] = []
         wanted = ask.wanted
@@ -465,7 +493,8 @@ class RepairSender:
             self._set(NO_PARITY)
         elif self.plan.k:
             if lost:
-                self.run += (lost / max(1, runs) - self.run) * min(1.0, runs / 8)
+                self._runs_seen = min(_RUNS_KNOWN, self._runs_seen + max(1, runs))
+                self.run += (lost / max(1, runs) - self.run) * min(1.0, max(1, runs) / self._runs_seen)
             self._set(self._wanted())
 
     def _wanted(self) -> Plan:

@@ -1,0 +1,101 @@
+"""Small packets that somebody waits for go twice where a way loses, the second time when a run of losses is over."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from edgevpn.proto.datagram_repair import CODES, REPAIRS, Ask
+from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP
+from edgevpn.tun import lone
+from edgevpn.tun.repair_sender import NO_PARITY, RepairSender, mean_run
+from edgevpn.tun.twice import AT_ONCE, LARGEST, LATER, Twice, is_urgent
+from tests.unit.test_narrow_way import MTU, Side, pair
+from tests.unit.test_virtio import make
+
+ICMP, TCP, UDP = 1, 6, 17
+PUSH, ACK = 0x08, 0x10
+
+
+def frame(protocol: int, *, version: int = 4, size: int = 40, flags: int = ACK) -> bytes:
+    packet = bytearray(make(version, protocol, random.Random(size).randbytes(size)))
+    if protocol == TCP:
+        packet[(20 if version == 4 else 40) + 13] = flags
+    return PLAIN + bytes(packet)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_is_small_is_urgent_but_for_bare_acknowledgements(version: int) -> None:
+    assert is_urgent(frame(UDP, version=version))
+    assert is_urgent(frame(TCP, version=version, flags=PUSH | ACK))
+    assert not is_urgent(frame(TCP, version=version))
+    assert not is_urgent(frame(UDP, version=version, size=LARGEST))
+
+
+@pytest.mark.parametrize("length", range(0, 60, 7))
+def test_a_frame_that_is_cut_short_is_judged_all_the_same(length: int) -> None:
+    assert is_urgent(frame(TCP)[:length]) in (True, False)
+
+
+def test_it_goes_again_later_and_no_more_than_so_many() -> None:
+    twice = Twice()
+    taken = sum(twice.add(b"%d" % k, 10.0) for k in range(1000))
+    assert taken == AT_ONCE
+    assert twice.due(10.0 + LATER / 2) == []
+    assert twice.due(10.0 + LATER) == [b"%d" % k for k in range(int(AT_ONCE))]
+    assert twice.due(20.0) == []
+    assert twice.add(b"later", 10.1)
+
+
+def test_nothing_goes_twice_where_nothing_is_lost() -> None:
+    sender = RepairSender(1200, 0.02)
+    sender.on_urgent(memoryview(b"sealed"), 10.0)
+    assert sender.again(11.0) == []
+    assert not sender.is_busy()
+
+
+def _send(side: Side, data: bytes, *, alone: bool) -> None:
+    if alone:
+        side.engine.sealer.frame[: len(data)] = data
+        (link,) = side.engine.links.values()
+        assert lone.send_lone(side.engine, link, len(data), 1.0)
+    else:
+        side.send(data)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_lost_small_packet_arrives_and_one_that_came_comes_once(alone: bool) -> None:
+    with pair(MTU, flags=TAKES_TCP | TAKES_UDP | REPAIRS | CODES, repairs=True) as (one, two):
+        _send(one, frame(UDP), alone=False)
+        two.take()
+        ((link, session),) = one.engine.sessions.values()
+        assert session.repair is not None
+        session.repair.sender.on_ask(Ask({1: 1}), link.last_sent)
+        assert session.repair.sender.plan != NO_PARITY
+        for lost in (False, True):
+            two.frames.clear()
+            _send(one, frame(UDP, size=50), alone=alone)
+            if lost:
+                sock = next(iter(two.sockets.values()))
+                sock.recv(2048)
+            for _ in range(10):
+                one.engine.repairs.on_timer()
+                two.take()
+            assert two.frames == [frame(UDP, size=50)]
+        assert session.repair.counters["sent_twice"] == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "mean"),
+    [({7: 0b1}, 1.0), ({7: 0b11111}, 5.0), ({7: 0b10101}, 1.0), ({7: 0, 8: 0, 9: 0b11}, 4.0), ({7: 0, 9: 0}, 1.0)],
+)
+def test_the_length_of_runs_is_seen_in_an_ask(wanted: dict[int, int], mean: float) -> None:
+    assert mean_run(wanted) == mean
+
+
+def test_the_first_run_of_losses_spreads_the_parity() -> None:
+    for mask, spread in ((0b1, False), (0b11111, True)):
+        sender = RepairSender(1200, 0.02)
+        sender.on_ask(Ask({3: mask}), 10.0)
+        assert (sender.plan.step > 1) == spread
