@@ -50,7 +50,7 @@ class QueueLosses:
         self._before = 0.0  # the delay by the stamp before
         self._window_end = 0.0
         self._window_least = 0.0
-        self._free, self._full = _Share(_JUDGED), _Share(2 * _JUDGED_FULL)
+        self._free, self._full, self._was_full = _Share(_JUDGED), _Share(2 * _JUDGED_FULL), _Share(2 * _JUDGED_FULL)
 
     def on_stamp(self, time: int, now: float, excess: float = 0.0) -> None:
         """`time`: of the sender's clock, microseconds modulo 2^32.
@@ -76,18 +76,25 @@ class QueueLosses:
             self._window_end, self._window_least = now + WINDOW, length
         else:
             self._window_least = min(self._window_least, length)
-        self.is_full = self.now > FLOOR and self.now > FULL * max(self._most)
+        before, self.is_full = self.is_full, self.now > FLOOR and self.now > FULL * max(self._most)
+        if before and not self.is_full:
+            self._was_full, self._full = self._full, self._was_full
         if not self.is_full:
             self._full.received, self._full.lost = _JUDGED_FULL, 0.0
 
     def received(self, count: int) -> None:
         (self._full if self.is_full else self._free).add(count, 0)
 
-    def made(self, lost: int) -> bool:
-        """Whether these, lost now, are the queue's; else they are taken as random."""
-        if not self.is_full:
+    def made(self, lost: int, *, was_full: bool = False) -> bool:
+        """Whether these, lost now, are the queue's; else they are taken as random.
+
+        `was_full`: whether the queue was full when they were missed. A sender that is told of many losses stops, and
+        the queue is empty before all of them are judged.
+        """
+        if not self.is_full and not was_full:
             self._free.add(0, lost)
             return False
-        self._full.add(0, lost)
+        share = self._full if self.is_full else self._was_full
+        share.add(0, lost)
         usual = self._free.lost / max(1.0, self._free.received)
-        return self._full.lost > MORE * usual * (self._full.received + self._full.lost)
+        return share.lost > MORE * usual * (share.received + share.lost)

@@ -55,7 +55,9 @@ class _Hole:
     Of a train that is just coming only what is below `top` is missing, until nothing more came for GUARD.
     """
 
-    __slots__ = ("again", "asked_at", "confirmed", "covered", "grown", "mask", "noticed", "top", "tries", "whole")
+    __slots__ = (
+        "again", "asked_at", "confirmed", "covered", "grown", "mask", "noticed", "top", "tries", "was_full", "whole",
+    )  # fmt: skip
 
     def __init__(self, mask: int, now: float, top: int, whole: int = 0) -> None:
         self.mask = mask
@@ -64,6 +66,7 @@ class _Hole:
         self.grown = now  # when something of it came last
         self.noticed = now if top < 0 or mask & (1 << top) - 1 else -1.0
         self.confirmed = False
+        self.was_full = False  # the queue, at some time since it was missed
         self.covered = False  # a parity came that did not help
         self.asked_at = 0.0
         self.tries = 0
@@ -368,9 +371,10 @@ class RepairReceiver:
         hole.confirmed = True
         lost = self._missing(train, hole, now)
         # A train of which nothing came: a small packet, or one of the long ones that a full queue takes whole.
-        unknown = self._whole if self.queue.is_full else 1
+        was_full = hole.was_full or self.queue.is_full
+        unknown = self._whole if was_full else 1
         count, runs = (unknown, 1) if lost < 0 else (lost.bit_count(), (lost & ~(lost << 1)).bit_count())
-        if self.queue.made(count):
+        if self.queue.made(count, was_full=was_full):
             self.counters["left_to_the_queue"] += count
             del self.holes[train]
             return
@@ -400,6 +404,7 @@ class RepairReceiver:
                     continue
                 hole.noticed = hole.grown
             age = now - hole.noticed
+            hole.was_full |= self.queue.is_full
             if age < GUARD:
                 continue
             if hole.again and now - hole.asked_at >= GUARD:

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 from scripts.labkit.namespaces import LabError, Node
@@ -43,13 +44,17 @@ class Pinging:
         words += ["-I", interface] if interface else []
         self._node = node
         self._began = time.time()
-        self._process = node.popen([*words, target], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        # a pipe that nobody reads is full after 840 lines, and ping stands still
+        self._output = TemporaryFile()  # noqa: SIM115 - `finish` closes it
+        self._process = node.popen([*words, target], stdout=self._output, stderr=subprocess.DEVNULL)
 
     def finish(self) -> PingResult:
         os.killpg(self._process.pid, signal.SIGINT)
-        output = self._process.communicate(timeout=10)[0].decode()
+        self._process.wait(timeout=10)
         self._node.processes.remove(self._process)
-        return parse_ping(output, self._began)
+        with self._output as output:
+            output.seek(0)
+            return parse_ping(output.read().decode(), self._began)
 
 
 def parse_ping(output: str, began: float) -> PingResult:

@@ -100,3 +100,23 @@ def test_an_answer_to_an_ask_tells_of_the_queue_at_once() -> None:
     losses.on_stamp(0, 50.0, 0.03)
     assert losses.is_full
     assert losses.made(10)
+
+
+def test_what_a_queue_made_is_judged_as_its_own_when_it_has_emptied() -> None:
+    way = Way()
+    way.go(2.0, 0.0, lost=0.01)
+    before = way.random
+    way.go(0.1, 0.03)
+    way.go(0.05, 0.03, lost=0.4)  # an overflow; its last losses are confirmed a little later
+    way.go(0.02, 0.0)
+    assert not way.losses.is_full
+    assert all(way.losses.made(1, was_full=True) for _ in range(100))
+    assert way.random - before <= 2 * PACE  # what it took before two stamps had told
+
+
+def test_chance_stays_chance_though_the_queue_was_full_a_moment_ago() -> None:
+    way = Way()
+    way.go(2.0, 0.0, lost=0.02)
+    way.go(1.0, 0.03, lost=0.02)
+    way.go(0.01, 0.0)
+    assert not any(way.losses.made(1, was_full=True) for _ in range(3))
