@@ -24,7 +24,7 @@ _PUSH = 0x08
 _FLAGS_AT = 13
 
 
-def is_urgent(frame: memoryview | bytes) -> bool:
+def is_urgent(frame: memoryview | bytes | bytearray) -> bool:
     """Whether a whole small packet of our device's, behind its virtio header, is worth being sent twice."""
     size = len(frame)
     if not VIRTIO_HEADER + 20 <= size <= LARGEST:
