@@ -1,7 +1,8 @@
 """scripts/bench: throughput and latency of the datagram path beside the raw link and other VPNs, in one run.
 
 Each row is a lab of its own (namespaces.py, the relay in C). In it all contestants stand at the same time and take
-turns, so that what drifts drifts for all. A turn is one TCP stream (cubic) with 200 pings a second beside it.
+turns, so that what drifts drifts for all. A turn is one TCP stream (cubic) with 200 pings a second beside it,
+or nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ SECONDS = 6.0
 LONG = 12.0  # of a turn where slow start alone takes seconds
 BUFFER = 16 << 20  # bytes that TCP may have in flight: twice a round trip and a queue of the largest way, and more
 UDP_BUFFER = 1 << 20
+ALONE = "one stream, nothing beside"
 RAW, OURS, WIREGUARD = "raw", ("auto", "off"), "wireguard-go"
 STREAM = "stream"  # ours where UDP does not pass
 
@@ -206,20 +208,28 @@ def prepare(node: Node) -> None:
 # --- turns
 
 
-def turn(lab: Lab, one: Contestant, seconds: float, *options: str, say: Callable[[str], None] | None = None) -> None:
+def turn(
+    lab: Lab,
+    one: Contestant,
+    seconds: float,
+    *options: str,
+    say: Callable[[str], None] | None = None,
+    pings: bool = True,
+) -> None:
     """A stream, and pings beside it. With `say` it tells what happened on the wire, in TCP and to repair."""
     detail = bench_detail.Detail(lab, one.vpns) if say is not None else None
-    pinging = traffic.Pinging(lab.node(2), one.address, 0.005)
+    pinging = traffic.Pinging(lab.node(2), one.address, 0.005) if pings else None
     pids = one.pids()
     before = cpu_seconds(pids)
     report = traffic.iperf3_report(lab.node(1), lab.node(2), one.address, seconds, "-C", "cubic", *options)
     mbit = traffic.received_mbit(report)
     used = cpu_seconds(pids) - before
-    one.pings.append(pinging.finish())
+    if pinging is not None:
+        one.pings.append(pinging.finish())
     one.mbit.append(mbit)
     if pids:
         one.cpu_s_per_gb.append(used / max(1e-9, mbit * seconds / 8000))
-    if detail is not None and say is not None:
+    if detail is not None and say is not None and pinging is not None:
         for line in detail.lines(one.name, report, one.pings[-1]):
             say(line)
 
@@ -305,21 +315,26 @@ def bench_clean(options: argparse.Namespace, say: Callable[[str], None]) -> list
         for _ in range(4):
             for one in contestants:
                 idle[one.name] += traffic.ping(lab.node(2), one.address, 30, 0.02).rtts_ms
-        for name, words in (("one stream", ()), ("one stream back", ("-R",)), ("eight streams", ("-P", "8"))):
+        for name, words in (
+            ("one stream", ()),
+            (ALONE, ()),
+            ("one stream back", ("-R",)),
+            ("eight streams", ("-P", "8")),
+        ):
             for one in contestants:
                 one.mbit, one.pings, one.cpu_s_per_gb = [], [], []
             for _ in range(options.tries):
                 for one in contestants:
-                    turn(lab, one, seconds, *words)
+                    turn(lab, one, seconds, *words, pings=name != ALONE)
             row: dict[str, Any] = {"row": f"clean, {name}", "found": [described(one) for one in contestants]}
-            if not words:
+            if name == "one stream":
                 for found, one in zip(row["found"], contestants, strict=True):
                     found["idle_ping_ms"] = round(statistics.median(idle[one.name]), 3)
                     found["rss_mb"] = [round(resident(pid) / 1e6, 1) for pid in one.pids()]
             compare(row, contestants)
             rows.append(row)
             show(row, say)
-            if options.brief:
+            if options.brief and name == ALONE:
                 return rows
         packets: dict[str, list[float]] = {one.name: [] for one in contestants}
         for _ in range(options.tries):
@@ -451,7 +466,7 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=3, help="turns of each contestant (3)")
     parser.add_argument("--seconds", type=float, help=f"of a turn ({SECONDS:g}; {LONG:g} where a round trip is 80 ms)")
     parser.add_argument("--only", nargs="+", choices=(RAW, *OURS, STREAM, WIREGUARD, *OTHERS), help="who takes part")
-    parser.add_argument("--brief", action="store_true", help="of clean: one stream only")
+    parser.add_argument("--brief", action="store_true", help="of clean: one stream only, with pings and without")
     parser.add_argument("--megabytes", type=int, default=1000, help="of transfers: how many in each (1000)")
     parser.add_argument("--minutes", type=float, default=1.0, help="of memory: how long (1)")
     parser.add_argument("--detail", action="store_true", help="of repair: tell what each turn met, second by second")
