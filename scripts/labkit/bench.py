@@ -87,6 +87,7 @@ class Contestant:
     mbit: list[float] = field(default_factory=list)
     pings: list[traffic.PingResult] = field(default_factory=list)
     cpu_s_per_gb: list[float] = field(default_factory=list)
+    relay_late_ms: list[float] = field(default_factory=list)  # by turn: the lab's own fault
 
 
 def percentile(values: Sequence[float], fraction: float) -> float:
@@ -221,12 +222,16 @@ def turn(
     pinging = traffic.Pinging(lab.node(2), one.address, 0.005) if pings else None
     pids = one.pids()
     before = cpu_seconds(pids)
+    if lab.counts and detail is None:
+        lab.wire()
     report = traffic.iperf3_report(lab.node(1), lab.node(2), one.address, seconds, "-C", "cubic", *options)
     mbit = traffic.received_mbit(report)
     used = cpu_seconds(pids) - before
     if pinging is not None:
         one.pings.append(pinging.finish())
     one.mbit.append(mbit)
+    if lab.counts and detail is None:
+        one.relay_late_ms.append(round(lab.wire().late_us / 1000, 1))
     if pids:
         one.cpu_s_per_gb.append(used / max(1e-9, mbit * seconds / 8000))
     if detail is not None and say is not None and pinging is not None:
@@ -240,6 +245,9 @@ def described(one: Contestant) -> dict[str, Any]:
         rtts = [rtt for result in one.pings for rtt in result.rtts_ms]
         found["ping_ms"] = {"median": round(statistics.median(rtts), 2), "p99": round(percentile(rtts, 0.99), 2)}
         sent, received = sum(p.sent for p in one.pings), sum(p.received for p in one.pings)
+        if one.relay_late_ms:
+            found["ping_p99_ms_by_turn"] = [round(percentile(result.rtts_ms, 0.99), 1) for result in one.pings]
+            found["relay_late_ms_by_turn"] = one.relay_late_ms
         found["pings_lost"] = round(1 - received / max(1, sent), 4)
     if one.cpu_s_per_gb:
         found["cpu_s_per_gb"] = spread(one.cpu_s_per_gb, 2)
@@ -427,6 +435,9 @@ def show(row: dict[str, Any], say: Callable[[str], None]) -> None:
                 parts.append("{min:>8g} {median:>8g} {max:>8g} ".format(**one[name]) + unit)
         if "ping_ms" in one:
             parts.append(f"ping {one['ping_ms']['median']:g}, p99 {one['ping_ms']['p99']:g} ms")
+        if "ping_p99_ms_by_turn" in one:
+            turns = zip(one["ping_p99_ms_by_turn"], one["relay_late_ms_by_turn"], strict=True)
+            parts.append("by turn, with how late the relay was: " + ", ".join(f"{p:g} ({late:g})" for p, late in turns))
         if "idle_ping_ms" in one:
             parts.append(f"idle {one['idle_ping_ms']:g} ms")
         if one.get("cpu_s_per_gb"):

@@ -287,6 +287,11 @@ class Lab:
         """All reach each other again."""
         _ip_batch([*(f"link set v{k} master br0" for k in range(1, len(self.nodes) + 1)), "link del br1"], self._bridge)
 
+    @property
+    def counts(self) -> bool:
+        """Whether `wire` can be asked."""
+        return self._relay is not None and self._fast
+
     def wire(self) -> WireFigures:
         """What the relay in C has done since it was asked last. Raises LabError."""
         if self._relay is None or self._relay.stdin is None or self._relay.stdout is None or not self._fast:
