@@ -65,10 +65,11 @@ FIRST_LOSS: Final = 0.03  # until it is known
 MOST_STEP: Final = 8
 _WINDOW, _EVICT_EACH = 0.1, 0.01
 _CALM, _CALM_DATAGRAMS = 10.0, 3000  # seconds, and datagrams, without random loss after which parity ends
+_CALM_MANY = 20_000  # datagrams: the same, however soon
 _SHARE, _MOST_COPIES = 0.15, 256.0
 _LEAST_MEMBERS = 2
 _JUDGED, _JUDGED_LEAST = 4000, 1000
-_RUNS = 1.6  # lost in a row, from which on groups are interleaved
+_RUNS, _RUNS_LOSS = 1.6, 0.003  # lost in a row, and of all, from which on groups are interleaved
 _ENOUGH = 0.005
 _MOST_BUDGET = 64.0
 _SMALL = 256  # bytes
@@ -99,7 +100,7 @@ _RUN_K = 18
 
 def plan(loss: float, run: float, *, codes: bool) -> Plan:
     """For this fraction lost, `run` in a row on average. `codes`: whether the other side knows more than XOR."""
-    in_runs = run >= _RUNS
+    in_runs = run >= _RUNS and loss >= _RUNS_LOSS
     if codes and in_runs:
         return Plan(_RUN_K, ROWS, min(MOST_STEP, ceil(1.4 * run / ROWS)))
     step = min(MOST_STEP, ceil(run) + 2) if in_runs else 1
@@ -487,7 +488,8 @@ class RepairSender:
             self._wake(now)
         self._judged = min(_JUDGED, self._judged + received)
         self.loss += (lost / (received + lost) - self.loss) * min(1.0, received / self._judged)
-        if now > self._calm_at and self._since_loss > _CALM_DATAGRAMS:
+        since = self._since_loss
+        if since > _CALM_MANY or (now > self._calm_at and since > _CALM_DATAGRAMS):
             if self.plan.k:
                 self.active_until = now + STAMPS_AFTER
             self._set(NO_PARITY)

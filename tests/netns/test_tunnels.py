@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -309,12 +310,17 @@ def test_what_reads_a_peers_file_has_roots_rights_over_files_alone(files: Files)
     receiver = files.receive(files.home / "out")
 
     def errand() -> psutil.Process | None:
-        found = psutil.Process(receiver.pid).children(recursive=True)
-        return next((child for child in found if "edgevpn.cli.transfer" in child.cmdline()), None)
+        for child in psutil.Process(receiver.pid).children(recursive=True):
+            with suppress(psutil.Error):  # others come and go meanwhile
+                if "edgevpn.cli.transfer" in child.cmdline():
+                    return child
+        return None
 
     def status() -> dict[str, str]:
         process = errand()
-        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines() if process else []
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines() if process else []
         return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
     wait_for(lambda: status().get("Seccomp") == "2", 20, what="the filter on its system calls")

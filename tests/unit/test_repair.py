@@ -32,7 +32,7 @@ from edgevpn.proto.ip import TCP, UDP
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import DatagramLink
 from edgevpn.tun.repair_receiver import GIVE_UP, TICK
-from edgevpn.tun.repair_sender import NO_PARITY, RepairSender, rows_needed
+from edgevpn.tun.repair_sender import NO_PARITY, RepairSender, plan, rows_needed
 from edgevpn.tun.session_repair import SessionRepair
 from edgevpn.tun.train import Opener, ReceiveKey, Sealer, SendKey, datagrams, seal_beside
 from tests.unit.test_virtio import frame_of, verify
@@ -333,6 +333,22 @@ def test_calm_ends_parity_and_a_minute_of_it_all_messages() -> None:
     before = link.control_datagrams
     bulk(link, 5.0, rate=300, size=100)
     assert link.control_datagrams == before
+
+
+def test_many_datagrams_without_a_loss_end_parity_sooner() -> None:
+    link = Link(lambda number, _: number == 30)
+    bulk(link, 4.0, rate=6000, size=100)
+    assert link.one.repair.sender.plan == NO_PARITY
+    seldom = Link(lambda number, _: number % 1000 == 30)
+    bulk(seldom, 4.0, rate=6000, size=100)
+    assert seldom.one.repair.sender.plan.k
+
+
+def test_long_runs_that_are_seldom_do_not_cost_as_if_they_were_many() -> None:
+    seldom, often = plan(0.001, 20.0, codes=True), plan(0.02, 20.0, codes=True)
+    assert (seldom.step, seldom.rows) == (1, 1)
+    assert often.step > 1
+    assert often.rows > 1
 
 
 def test_memory_is_bounded_in_bytes_and_time() -> None:
