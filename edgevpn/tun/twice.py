@@ -18,7 +18,7 @@ from edgevpn.proto.ip import IPV6_HEADER, TCP
 from edgevpn.proto.packet_stream import VIRTIO_HEADER
 
 LARGEST: Final = 256  # bytes of a frame
-LATER: Final = 0.002  # seconds
+LATER: Final = 0.001  # seconds; ticks are 2 ms apart
 A_SECOND, AT_ONCE = 500.0, 50.0  # so many
 _PUSH = 0x08
 _FLAGS_AT = 13
