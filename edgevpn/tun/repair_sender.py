@@ -17,8 +17,8 @@ that ends early gets no more rows than it needs; BUDGET bounds what all of it ma
 `step` groups are interleaved, so that a run takes no more from each than its rows bring back. A peer that knows no code
 gets the XOR.
 
-A datagram that is asked for a third time did not get through twice. That seldom is chance; larger ones may not pass any
-more (`is_stuck`, which edgevpn/tun/datagram_link.py has looked into).
+A datagram that is asked for a fourth time did not get through, nor did two copies. That seldom is chance; larger ones
+may not pass any more (`is_stuck`, which edgevpn/tun/datagram_link.py has looked into).
 
 Kept: two round trips and KEPT_MORE, and at most KEPT_BYTES. Copies: no more than a share of what is sent.
 """
@@ -76,7 +76,7 @@ _SMALL = 256  # bytes
 _STALE = 0.05  # seconds
 _MOST_BACK = 400  # datagrams that went out before the ask
 _SYMPATHY = 10.0  # seconds
-_ASKED_APART, _STUCK, _STUCK_SIZE = 0.0035, 3, 600  # seconds; times; bytes
+_ASKED_APART, _STUCK, _STUCK_SIZE = 0.0015, 4, 600  # seconds; times; bytes
 _ASKED_KEPT = 512
 _RUNS_KNOWN = 8
 

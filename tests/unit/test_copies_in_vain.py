@@ -25,13 +25,14 @@ def asked(size: int, *pauses: float) -> RepairSender:
     return sender
 
 
-def test_who_asks_a_third_time_did_not_get_two_copies() -> None:
-    assert not asked(LARGE, 0.023).is_stuck
-    assert asked(LARGE, 0.023, 0.023).is_stuck
+def test_who_asks_a_fourth_time_did_not_get_the_copies() -> None:
+    assert not asked(LARGE, 0.023, 0.023).is_stuck
+    assert asked(LARGE, 0.023, 0.023, 0.023).is_stuck
+    assert asked(LARGE, 0.002, 0.003, 0.002).is_stuck  # a round trip of 1 ms
 
 
 def test_asks_of_one_moment_are_one() -> None:
-    assert not asked(LARGE, 0.002, 0.001, 0.023).is_stuck
+    assert not asked(LARGE, 0.001, 0.001, 0.001, 0.023).is_stuck
     assert asked(LARGE, 0.002, 0.023, 0.023).is_stuck
 
 
