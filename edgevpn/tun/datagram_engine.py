@@ -422,7 +422,7 @@ class DatagramEngine:
             if not count and size < EARLY and not ancillary:
                 became = self.take_lone(size, source)
                 if became is ALL:
-                    self._lately += 1
+                    self._gathering = False  # nothing comes often
                     self._late_since = 0.0
                     return
                 if became:

@@ -92,7 +92,9 @@ def test_no_other_is_looked_for_after_a_pause_unless_one_is_missing() -> None:
         one.send(frame())
         two.take()
         two.engine.take_lone = watched
+        two.engine._gathering = True  # since many came, before the pause
         assert after(1.0) is ALL
+        assert not two.engine._gathering
         assert after(0.0) is TAKEN
         assert after(1.0) is ALL
         assert after(1.0, lost=1) is TAKEN

@@ -14,7 +14,7 @@ from edgevpn.tun.twice import AT_ONCE, LARGEST, LATER, Twice, is_urgent
 from tests.unit.test_narrow_way import MTU, Side, pair
 from tests.unit.test_virtio import make
 
-ICMP, TCP, UDP = 1, 6, 17
+TCP, UDP = 6, 17
 PUSH, ACK = 0x08, 0x10
 
 
