@@ -12,10 +12,10 @@ loss that comes back late, if no other does before it has found out (RFC 3522, R
 
 Parity: rows of an erasure code (edgevpn/tun/erasure.py) over a group of up to `k` sealed datagrams, which ends when it
 has as many, after FLUSH of silence, or when it is as old as a part of the round trip: what comes back later TCP has
-sent again, and slowed down. How many and how large follows the loss that the other side reports (`plan`), and a group
-that ends early gets no more rows than it needs; BUDGET bounds what all of it may take. Where losses come in runs,
-`step` groups are interleaved, so that a run takes no more from each than its rows bring back. A peer that knows no code
-gets the XOR.
+sent again, and slowed down. How many and how large follows the loss that the other side reports
+(edgevpn/tun/repair_plan.py), and a group that ends early gets no more rows than it needs; BUDGET bounds what all of it
+may take. Where losses come in runs, `step` groups are interleaved, so that a run takes no more from each than its rows
+bring back. A peer that knows no code gets the XOR.
 
 A datagram that is asked for a fourth time did not get through, nor did two copies. That seldom is chance; larger ones
 may not pass any more (`is_stuck`, which edgevpn/tun/datagram_link.py has looked into).
@@ -26,9 +26,7 @@ Kept: two round trips and KEPT_MORE, and at most KEPT_BYTES. Copies: no more tha
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Set
-from functools import lru_cache
-from math import ceil, comb
+from collections.abc import Callable, Set
 from typing import Final, NamedTuple
 
 from edgevpn.proto.datagram import HEAD, MAX_TRAIN
@@ -36,7 +34,6 @@ from edgevpn.proto.datagram_repair import (
     MAX_RANGES,
     PARITY_HEAD,
     RANGE_SIZE,
-    ROWS,
     WHOLE,
     Ask,
     Parity,
@@ -48,6 +45,7 @@ from edgevpn.proto.datagram_repair import (
     write_stamp,
 )
 from edgevpn.tun.erasure import Rows, symbol
+from edgevpn.tun.repair_plan import NO_PARITY, Plan, mean_run, plan, rows_needed
 from edgevpn.tun.twice import Twice
 
 ACTIVE: Final = 600.0  # seconds after a loss, if no calm ends it
@@ -62,15 +60,12 @@ KEPT_BYTES: Final = 8 << 20
 QUICK: Final = 125_000_000  # bytes a second
 _QUICK_IN = QUICK // 1400  # datagrams a second
 FIRST_LOSS: Final = 0.03  # until it is known
-MOST_STEP: Final = 8
 _WINDOW, _EVICT_EACH = 0.1, 0.01
 _CALM, _CALM_DATAGRAMS = 10.0, 3000  # seconds, and datagrams, without random loss after which parity ends
 _CALM_MANY = 20_000  # datagrams: the same, however soon
 _SHARE, _MOST_COPIES = 0.15, 256.0
 _LEAST_MEMBERS = 2
 _JUDGED, _JUDGED_LEAST = 4000, 1000
-_RUNS, _RUNS_LOSS = 1.6, 0.003  # lost in a row, and of all, from which on groups are interleaved
-_ENOUGH = 0.005
 _MOST_BUDGET = 64.0
 _SMALL = 256  # bytes
 _STALE = 0.05  # seconds
@@ -79,56 +74,6 @@ _SYMPATHY = 10.0  # seconds
 _ASKED_APART, _STUCK, _STUCK_SIZE = 0.0015, 4, 600  # seconds; times; bytes
 _ASKED_KEPT = 512
 _RUNS_KNOWN = 8
-
-
-class Plan(NamedTuple):
-    """Groups of `k` datagrams with `rows` parities each, `step` of them interleaved. k = 0: none."""
-
-    k: int
-    rows: int
-    step: int
-
-
-NO_PARITY: Final = Plan(0, 1, 1)
-
-
-# Up to which loss: groups of how many, with how many rows. The first are for peers that know XOR alone.
-_XOR_PLANS = ((0.003, 16, 1), (0.007, 12, 1), (0.015, 8, 1), (0.03, 6, 1), (1.0, 5, 1))
-_PLANS = ((0.0015, 24, 1), (0.004, 32, 2), (0.008, 28, 2), (0.015, 30, 3), (0.03, 18, 3), (0.06, 12, 3), (1.0, 10, 3))
-_RUN_K = 18
-
-
-def plan(loss: float, run: float, *, codes: bool) -> Plan:
-    """For this fraction lost, `run` in a row on average. `codes`: whether the other side knows more than XOR."""
-    in_runs = run >= _RUNS and loss >= _RUNS_LOSS
-    if codes and in_runs:
-        return Plan(_RUN_K, ROWS, min(MOST_STEP, ceil(1.4 * run / ROWS)))
-    step = min(MOST_STEP, ceil(run) + 2) if in_runs else 1
-    return next(Plan(k, rows, step) for most, k, rows in (_PLANS if codes else _XOR_PLANS) if loss <= most)
-
-
-def mean_run(wanted: Mapping[int, int]) -> float:
-    """How many are missing in a row, on average, by what an ask names; whole trains count as one datagram each."""
-    lost = runs = 0
-    joins = -1  # the train that a run goes on in, if its first is missing
-    for train, mask in sorted(wanted.items()):
-        lost += mask.bit_count() or 1
-        runs += (mask & ~(mask << 1)).bit_count() or 1
-        runs -= train == joins and (mask == WHOLE or mask & 1)
-        joins = train + 1 if mask == WHOLE else -1
-    return lost / max(1, runs)
-
-
-@lru_cache(4096)
-def rows_needed(members: int, most: int, per_mille: int) -> int:
-    """So many, up to `most`, that of the lost all but ENOUGH come back, when so many of a thousand are."""
-    loss = per_mille / 1000
-    for rows in range(1, most):
-        others = members + rows - 1
-        few = sum(comb(others, k) * loss**k * (1 - loss) ** (others - k) for k in range(rows))
-        if 1 - few <= _ENOUGH:
-            return rows
-    return most
 
 
 class _Kept(NamedTuple):
@@ -393,8 +338,8 @@ class RepairSender:
     def on_ask(self, ask: Ask, now: float) -> tuple[list[bytes], list[bytes]]:
         """Copies of what is asked for, as it was sent; messages."""
         begins = not self.plan.k
-        if begins and self._runs_seen < _RUNS_KNOWN and ask.wanted:
-            self.run = max(self.run, mean_run(ask.wanted))
+        if begins and not self._runs_seen and ask.wanted:
+            self.run = mean_run(ask.wanted)
         self._wake(now)
         copies: list[bytes] = []
         wanted = ask.wanted

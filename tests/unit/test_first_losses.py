@@ -8,8 +8,8 @@ from edgevpn.proto.datagram_repair import REPAIRS, Parity, Range, Stamp
 from edgevpn.proto.ip import TCP, UDP
 from edgevpn.tun.datagram_link import DatagramLink, Session
 from edgevpn.tun.held_back import MOST_BYTES, MOST_WAIT, HeldBack
+from edgevpn.tun.repair_plan import NO_PARITY
 from edgevpn.tun.repair_receiver import GUARD, TICK
-from edgevpn.tun.repair_sender import NO_PARITY
 from edgevpn.tun.replay import TRAINS, ReplayWindow
 from edgevpn.tun.session_repair import SessionRepair
 from tests.unit.test_narrow_way import MTU, Side, pair

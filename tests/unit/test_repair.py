@@ -31,8 +31,9 @@ from edgevpn.proto.datagram_repair import (
 from edgevpn.proto.ip import TCP, UDP
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import DatagramLink
+from edgevpn.tun.repair_plan import NO_PARITY, plan, rows_needed
 from edgevpn.tun.repair_receiver import GIVE_UP, TICK
-from edgevpn.tun.repair_sender import NO_PARITY, RepairSender, plan, rows_needed
+from edgevpn.tun.repair_sender import RepairSender
 from edgevpn.tun.session_repair import SessionRepair
 from edgevpn.tun.train import Opener, ReceiveKey, Sealer, SendKey, datagrams, seal_beside
 from tests.unit.test_virtio import frame_of, verify

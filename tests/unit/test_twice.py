@@ -8,10 +8,11 @@ import socket
 
 import pytest
 
-from edgevpn.proto.datagram_repair import CODES, REPAIRS, Ask
+from edgevpn.proto.datagram_repair import CODES, REPAIRS, Ask, Report
 from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP
 from edgevpn.tun import lone
-from edgevpn.tun.repair_sender import NO_PARITY, RepairSender, mean_run
+from edgevpn.tun.repair_plan import NO_PARITY, mean_run
+from edgevpn.tun.repair_sender import RepairSender
 from edgevpn.tun.twice import AT_ONCE, LARGEST, LATER, Twice, is_urgent
 from tests.unit.test_narrow_way import MTU, Side, pair
 from tests.unit.test_virtio import make
@@ -106,3 +107,12 @@ def test_the_first_run_of_losses_spreads_the_parity() -> None:
         sender = RepairSender(1200, 0.02)
         sender.on_ask(Ask({3: mask}), 10.0)
         assert (sender.plan.step > 1) == spread
+
+
+def test_a_run_that_a_queue_made_is_forgotten_at_the_next_loss() -> None:
+    sender = RepairSender(1200, 0.02)
+    sender.on_ask(Ask({3: 0b11111111}), 10.0)
+    sender.on_report(Report(0, 0, 5000, 0, 0, 0), 10.1)  # none of it was chance
+    assert sender.plan == NO_PARITY
+    sender.on_ask(Ask({90: 0b1}), 20.0)
+    assert sender.plan.step == 1
