@@ -20,8 +20,6 @@ from contextlib import contextmanager
 
 import trio
 
-from edgevpn.tun.short_slice import shorten_slice
-
 Handler = Callable[[], None]
 Timer = Callable[[], "float | None"]  # does what is due; seconds until it wants to be called again, None: no wish
 
@@ -83,7 +81,6 @@ class PacketThread:
                 os.eventfd_write(self._stop, 1)
 
     def _loop(self) -> None:
-        shorten_slice()
         poll, handlers, timers, running = self._epoll.poll, self._handlers, self._timers, self._running
         pause: float | None = 0.0
         while True:
