@@ -45,15 +45,15 @@ def plan(loss: float, run: float, *, codes: bool) -> Plan:
     return next(Plan(k, rows, step) for most, k, rows in (_PLANS if codes else _XOR_PLANS) if loss <= most)
 
 
-def mean_run(wanted: Mapping[int, int]) -> float:
-    """How many are missing in a row, on average, by what an ask names; whole trains count as one datagram each."""
+def mean_run(wanted: Mapping[int, int], lengths: Mapping[int, int]) -> float:
+    """How many are missing in a row, on average, by what an ask names. `lengths`: of those trains; else unknown."""
     lost = runs = 0
     joins = -1  # the train that a run goes on in, if its first is missing
     for train, mask in sorted(wanted.items()):
-        lost += mask.bit_count() or 1
+        lost += mask.bit_count() or lengths.get(train, 1)
         runs += (mask & ~(mask << 1)).bit_count() or 1
         runs -= train == joins and (mask == WHOLE or mask & 1)
-        joins = train + 1 if mask == WHOLE else -1
+        joins = train + 1 if mask == WHOLE or mask.bit_length() == lengths.get(train) else -1
     return lost / max(1, runs)
 
 

@@ -56,7 +56,8 @@ class _Hole:
     """
 
     __slots__ = (
-        "again", "asked_at", "confirmed", "covered", "grown", "mask", "noticed", "top", "tries", "was_full", "whole",
+        "again", "asked_at", "confirmed", "counted", "covered", "grown", "mask", "noticed", "top", "tries", "was_full",
+        "whole",
     )  # fmt: skip
 
     def __init__(self, mask: int, now: float, top: int, whole: int = 0) -> None:
@@ -66,6 +67,7 @@ class _Hole:
         self.grown = now  # when something of it came last
         self.noticed = now if top < 0 or mask & (1 << top) - 1 else -1.0
         self.confirmed = False
+        self.counted = 0  # as so many lost ones
         self.was_full = False  # the queue, at some time since it was missed
         self.covered = False  # a parity came that did not help
         self.asked_at = 0.0
@@ -168,6 +170,8 @@ class RepairReceiver:
         if hole is None:
             return
         hole.whole = whole
+        if hole.mask < 0 and hole.counted:  # now it is known how many they were
+            self.lost += max(0, whole - hole.counted)
         before = hole.mask & full
         hole.mask = before & mask
         waited = int(1000 * (now - hole.noticed)) if hole.noticed > 0 else 0
@@ -383,6 +387,7 @@ class RepairReceiver:
         self._run_to = train if lost < 0 or lost.bit_length() == hole.whole else -1
         self.lost += count
         self.runs += runs
+        hole.counted = count
 
     def _missing(self, train: int, hole: _Hole, now: float) -> int:
         """What of it should have come by now."""

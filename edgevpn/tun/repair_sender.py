@@ -339,7 +339,7 @@ class RepairSender:
         """Copies of what is asked for, as it was sent; messages."""
         begins = not self.plan.k
         if begins and not self._runs_seen and ask.wanted:
-            self.run = mean_run(ask.wanted)
+            self.run = mean_run(ask.wanted, self._lengths(ask.wanted.keys()))
         self._wake(now)
         copies: list[bytes] = []
         wanted = ask.wanted
@@ -359,6 +359,14 @@ class RepairSender:
         self.counters["copies_sent"] += len(copies)
         self._note_asked(wanted.keys(), max(map(len, copies), default=0) > _STUCK_SIZE, now)
         return copies, self._look_back(least, now) if begins and wanted else []
+
+    def _lengths(self, wanted: Set[int]) -> dict[int, int]:
+        """How many datagrams those trains have, by what is kept."""
+        lengths: dict[int, int] = {}
+        for kept in self._kept:
+            if not kept.each and kept.train in wanted:
+                lengths[kept.train] = lengths.get(kept.train, 0) - (-len(kept.data) // kept.length)
+        return lengths
 
     def _note_asked(self, wanted: Set[int], copied: bool, now: float) -> None:
         """These were asked for; `copied`: and large copies were sent."""

@@ -8,10 +8,11 @@ import socket
 
 import pytest
 
-from edgevpn.proto.datagram_repair import CODES, REPAIRS, Ask, Report
+from edgevpn.proto.datagram_repair import CODES, REPAIRS, WHOLE, Ask, Report, Stamp
 from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP
 from edgevpn.tun import lone
 from edgevpn.tun.repair_plan import NO_PARITY, mean_run
+from edgevpn.tun.repair_receiver import RepairReceiver
 from edgevpn.tun.repair_sender import RepairSender
 from edgevpn.tun.twice import AT_ONCE, LARGEST, LATER, Twice, is_urgent
 from tests.unit.test_narrow_way import MTU, Side, pair
@@ -99,7 +100,32 @@ def test_the_same_datagram_goes_twice_and_comes_out_once(alone: bool) -> None:
     [({7: 0b1}, 1.0), ({7: 0b11111}, 5.0), ({7: 0b10101}, 1.0), ({7: 0, 8: 0, 9: 0b11}, 4.0), ({7: 0, 9: 0}, 1.0)],
 )
 def test_the_length_of_runs_is_seen_in_an_ask(wanted: dict[int, int], mean: float) -> None:
-    assert mean_run(wanted) == mean
+    assert mean_run(wanted, {}) == mean
+
+
+def test_a_train_that_was_lost_whole_counts_as_all_its_datagrams() -> None:
+    assert mean_run({7: 0b100, 8: 0, 9: 0b11}, {7: 3, 8: 3, 9: 5}) == 6.0
+    assert mean_run({7: 0b010, 8: 0, 9: 0b11}, {7: 3, 8: 3, 9: 5}) == 3.0
+    sender = RepairSender(1200, 0.02)
+    view = memoryview(bytes(3 * 1200))
+    for train in (1, 2, 3):
+        sender.on_sent(train, 0, 1200, view, 10.0, each=False)
+    sender.on_ask(Ask({2: WHOLE}), 10.02)
+    assert sender.run == 3.0
+
+
+def test_what_was_lost_of_an_unknown_train_is_counted_when_it_is_known() -> None:
+    receiver = RepairReceiver(bytes(4), 1200, 0.02)
+    receiver.on_run(1, 0, 3, 3, 10.0)
+    receiver.on_stamp(Stamp(10_000_000, 1), 10.0)
+    receiver.on_run(3, 0, 3, 3, 10.001)
+    for now in (10.004, 10.02):
+        receiver.tick(now)
+    assert (receiver.lost, receiver.runs) == (1, 1)
+    receiver.on_run(2, 0, 1, 5, 10.03)  # a copy tells how many there were
+    receiver.on_run(2, 1, 4, 5, 10.03)
+    assert (receiver.lost, receiver.runs) == (5, 1)
+    assert not receiver.holes
 
 
 def test_the_first_run_of_losses_spreads_the_parity() -> None:
