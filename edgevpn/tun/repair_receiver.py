@@ -127,6 +127,7 @@ class RepairReceiver:
         self._run_to = -1  # the train at whose end datagrams were lost
         self._hold = HOLD
         self._told = 0  # of what was received, to `queue`
+        self._length = 1  # datagrams of the train that came last
         self._whole = 1  # datagrams of the last train that was not whole, or came after a gap
         self._parity_at = 0.0
         self._hole_at = 0.0
@@ -149,6 +150,7 @@ class RepairReceiver:
     def on_run(self, train: int, first: int, count: int, whole: int, now: float) -> None:
         """`count` datagrams from index `first` of a train of `whole` came, and were new."""
         self.received += count
+        self._length = whole
         if train == self.next and count == whole:
             self.next = train + 1
             return
@@ -410,7 +412,10 @@ class RepairReceiver:
                 hole.noticed = hole.grown
             age = now - hole.noticed
             hole.was_full |= self.queue.is_full
-            if age < GUARD:
+            # What is missing behind that goes with it: else TCP, told of all of it after the first ask, sends the rest
+            # again before our copies, which are old then (edgevpn/tun/held_back.py).
+            follows = alone and bool(wanted) and wanted[-1][0] == train - 1
+            if age < GUARD and not follows:
                 continue
             if hole.again and now - hole.asked_at >= GUARD:
                 hole.again = False
@@ -422,7 +427,7 @@ class RepairReceiver:
                 if age > GIVE_UP:
                     del self.holes[train]
                 continue
-            if train not in self.holes or (age < hold and not hole.covered):
+            if train not in self.holes or (age < hold and not hole.covered and not follows):
                 continue
             if hole.tries and now - hole.asked_at < pause:
                 continue
@@ -436,7 +441,7 @@ class RepairReceiver:
             missing = max(WHOLE, self._missing(train, hole, now))
             if blind:
                 missing = _first_of(missing, BLIND - self._blind)
-                self._blind += missing.bit_count() or BLIND
+                self._blind += missing.bit_count() or self._length
             wanted.append((train, missing))
         if wanted:
             self.asked_at = now

@@ -19,6 +19,7 @@ from edgevpn.proto.datagram import CONTROL, INDEX_BITS
 from edgevpn.proto.datagram_handshake import AES_256_GCM, Agreed, Terms
 from edgevpn.proto.datagram_repair import (
     REPAIRS,
+    WHOLE,
     Ask,
     Parity,
     Range,
@@ -32,7 +33,7 @@ from edgevpn.proto.ip import TCP, UDP
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import DatagramLink
 from edgevpn.tun.repair_plan import NO_PARITY, plan, rows_needed
-from edgevpn.tun.repair_receiver import GIVE_UP, TICK
+from edgevpn.tun.repair_receiver import GIVE_UP, TICK, RepairReceiver
 from edgevpn.tun.repair_sender import RepairSender
 from edgevpn.tun.session_repair import SessionRepair
 from edgevpn.tun.train import Opener, ReceiveKey, Sealer, SendKey, datagrams, seal_beside
@@ -216,6 +217,20 @@ def test_a_reordered_datagram_is_not_asked_for() -> None:
     link.run(1.0)
     assert link.control_datagrams == 0
     assert Counter(data for _, data in link.two.delivered) == Counter(sent)
+
+
+def test_a_run_over_several_trains_is_asked_for_at_once() -> None:
+    """TCP is told of all of it when the first is asked for: what is asked for later comes too late."""
+    receiver = RepairReceiver(bytes(4), 1200, 0.02)
+    receiver.on_run(1, 0, 2, 2, 10.0)
+    receiver.on_run(2, 0, 1, 2, 10.001)
+    receiver.on_run(5, 0, 2, 2, 10.0029)  # no word on the queue yet
+    (message,) = receiver.tick(10.0031)
+    ask = read_repair_untrusted(message)
+    assert ask == Ask({2: 0b10, 3: WHOLE, 4: WHOLE})
+    receiver.on_run(7, 0, 2, 2, 10.0035)  # one that stands alone may be on its way
+    assert receiver.tick(10.004) == []
+    assert len(receiver.tick(10.006)) == 1
 
 
 def test_parity_brings_back_what_a_round_trip_would_bring_late() -> None:
