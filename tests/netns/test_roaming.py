@@ -150,8 +150,10 @@ def test_peers_behind_a_nat_are_followed_when_it_forgets_its_mappings(make_lab: 
     nat.run(["ip", "addr", "del", f"{nat.address}/24", "dev", "eth0"])  # what is masqueraded by it is forgotten
     nat.run(["ip", "addr", "add", f"{nat.address}/24", "dev", "eth0"])
     time.sleep(1.5)
-    after = path_address(one)
     seen, numbered = stream.finish(), packets.finish()
+    # The NAT may have answered for the libp2p connection that it forgot, with a reset: it is made again then.
+    wait_for(lambda: all(vpn.json("peers") for vpn in (one, two)), 10, what="the connection again")
+    after = path_address(one)
     print(
         f"{before} became {after}; silences: TCP {seen.silence_at(moment):.3f}, UDP {numbered.silence_at(moment):.3f}"
     )
