@@ -37,6 +37,7 @@ DNS_PORT = 53
 DNS_DOMAIN = "edgevpn.internal"  # .internal is nobody's, for private use (ICANN, 2024)
 MAX_DOMAIN = 180  # leaves room for a host's label, and for what is longer in the reverse
 REPAIRS = ("auto", "off")
+PACKET_PRIORITIES = ("auto", "normal")
 MIN_MTU = 68  # RFC 791
 MIN_MTU_IPV6 = 1280  # RFC 8200: below it Linux has no IPv6 on the interface
 MAX_MTU = 65535
@@ -243,6 +244,7 @@ class NodeConfig:
     path: str = "auto"  # how packets go to peers of ours: auto, datagram, stream
     datagram_port: int = 0  # UDP; 0: any free one
     repair: str = "auto"  # of what the datagram path loses: auto, off
+    packet_priority: str = "auto"  # of the actor that moves packets: auto (real time where it may), normal
 
     listen: tuple[str, ...] = ()  # /ip4|ip6/ADDRESS/tcp/PORT; empty: the default ones
     max_connections: int = 0  # 0: as many as the host takes by itself
@@ -435,6 +437,8 @@ class NodeConfig:
             raise UsageError(f"--path {self.path!r} is none of {', '.join(PATHS)}")
         if self.repair not in REPAIRS:
             raise UsageError(f"--repair {self.repair!r} is none of {', '.join(REPAIRS)}")
+        if self.packet_priority not in PACKET_PRIORITIES:
+            raise UsageError(f"--packet-priority {self.packet_priority!r} is none of {', '.join(PACKET_PRIORITIES)}")
         if not 0 <= self.datagram_port <= 65535:
             raise UsageError(f"--datagram-port {self.datagram_port} is no port: 0 to 65535")
 

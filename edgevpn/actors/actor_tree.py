@@ -87,6 +87,7 @@ class ProcessOptions:
     nice: int = 0
     cpus: Sequence[int] = ()
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    real_time: bool = False
     user: User | None = None
     no_new_privileges: bool = True
     hidden: bool = False
@@ -366,6 +367,7 @@ class ActorTree:
             nice=options.nice,
             cpus=options.cpus,
             limits=options.limits,
+            real_time=options.real_time,
             user=options.user,
             preload=(handle.entry.partition(":")[0],),
             no_new_privileges=options.no_new_privileges,

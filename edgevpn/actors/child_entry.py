@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
-from edgevpn.actors import linux_process, readable_imports
+from edgevpn.actors import linux_process, readable_imports, real_time
 
 _FAILED = 70  # EX_SOFTWARE, the exit status of a child whose function raised
 
@@ -45,7 +45,8 @@ class ChildSettings:
 
     `directory` is its working directory: what is in it can be reached by a relative path, even by who may not pass the
     directories above. `descriptors` are the numbers that the passed descriptors get in the child, in their order.
-    `limits` are setrlimit's, by name ("RLIMIT_NOFILE": (soft, hard)). `preload` are modules to import before the change
+    `limits` are setrlimit's, by name ("RLIMIT_NOFILE": (soft, hard)). `real_time`: with real_time.py's priority, where
+    the system allows it. `preload` are modules to import before the change
     to `user`, who may not be able to read them (an installation in root's home). `hidden`: no other process may look
     into its memory. `confinement`: a profile of seccomp_profile. `debugger` loads the real debugger.
     """
@@ -58,6 +59,7 @@ class ChildSettings:
     nice: int = 0
     cpus: Sequence[int] = ()
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    real_time: bool = False
     user: User | None = None
     preload: Sequence[str] = ()
     no_new_privileges: bool = True
@@ -128,6 +130,8 @@ def _put_on(
         os.setpriority(os.PRIO_PROCESS, 0, settings.nice)
     if settings.cpus:
         os.sched_setaffinity(0, settings.cpus)
+    if settings.real_time:
+        real_time.take()
     for name, (soft, hard) in settings.limits.items():
         resource.setrlimit(getattr(resource, name), (soft, hard))
     if settings.user is not None:

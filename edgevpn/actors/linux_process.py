@@ -24,6 +24,7 @@ PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 1, 2, 3
 CAP_SETGID, CAP_SETUID = 6, 7
+CAP_SYS_NICE = 23
 _CAPABILITY_VERSION_3 = 0x20080522
 PR_SET_NO_NEW_PRIVS = 38
 PR_GET_TID_ADDRESS = 40  # needs CONFIG_CHECKPOINT_RESTORE
@@ -72,15 +73,21 @@ def forbid_new_privileges() -> None:
 def keep_capabilities(*kept: int) -> None:
     """Give up all capabilities but these (capabilities(7), capset(2)), in what is permitted and what is in force.
 
-    Raises OSError.
+    Of these it keeps those that it has. Raises OSError.
     """
-    mask = sum(1 << capability for capability in kept)
+    mask = sum(1 << capability for capability in kept) & _permitted()
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     data = struct.pack("=6I", low, low, 0, high, high, 0)  # effective, permitted, inheritable
     if _libc.capset(header, data) < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"capset: {os.strerror(number)}")
+
+
+def _permitted() -> int:
+    """The capabilities that this process may have in force."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        return int(status.read().partition("CapPrm:")[2].split(maxsplit=1)[0], 16)
 
 
 def hide_memory() -> None:

@@ -321,6 +321,7 @@ class Supervisor:
         return ProcessOptions(
             descriptors=descriptors,
             environment=environment,
+            real_time=name == "tun" and self._config.packet_priority == "auto",
             user=self._users.user(name),
             # A user's own processes could look into each other: those of a node without users keep the sealer's shut.
             hidden=not self._config.debug and (bool(self._users.uids) or name == "sealer"),

@@ -177,8 +177,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the group: the supervisor ends us
         signal.signal(number, signal.SIG_IGN)
     os.environ.pop("PYTHONPATH", None)  # it was for our own imports, see template_start.python_environment
-    if os.geteuid() == 0:  # all that it needs of root's rights: to make its children other users
-        linux_process.keep_capabilities(linux_process.CAP_SETGID, linux_process.CAP_SETUID)
+    if os.geteuid() == 0:  # all that it needs of root's rights: to make its children other users, one of real time
+        linux_process.keep_capabilities(linux_process.CAP_SETGID, linux_process.CAP_SETUID, linux_process.CAP_SYS_NICE)
     sock = socket.socket(fileno=int(arguments[0]))
     sock.set_inheritable(False)
     stages: list[tuple[str, Sequence[str]]] = [(BASE_STAGE, _BASE_MODULES)]

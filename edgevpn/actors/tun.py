@@ -15,6 +15,7 @@ from typing import Any
 
 import trio
 
+from edgevpn.actors import real_time
 from edgevpn.actors.actor_entry import actor_entry
 from edgevpn.actors.client import RefusedError, apply
 from edgevpn.actors.datagrams import Datagrams
@@ -43,6 +44,10 @@ async def main(ctx: Any, name: str, run_dir: str, config: dict[str, Any], ticket
         descriptor = await shell.grant_descriptor("tun")
         os.set_blocking(descriptor, False)
         sockets = [] if shell.config.path == "stream" else await _granted_sockets(shell)
+        why_normal = "--packet-priority normal" if shell.config.packet_priority != "auto" else real_time.why_not()
+        shell.gauges["real_time"] = lambda: int(not why_normal)
+        if why_normal:
+            shell.log.debug("packets are moved at normal priority", reason=why_normal)
         actor = TunActor(shell, nursery, descriptor, sockets)
         actor.thread.add(descriptor, actor.pump.on_readable)
         actor.thread.add_timer(actor.pump.on_timer)

@@ -19,7 +19,7 @@ import click
 import psutil
 import trio
 
-from edgevpn.actors import system_resolver
+from edgevpn.actors import real_time, system_resolver
 from edgevpn.cli import net_probe
 from edgevpn.cli.ask import Node
 from edgevpn.cli.checks import FAIL, OK, SKIP, WARN, Check, tell
@@ -36,7 +36,7 @@ OVERHEAD = 66  # bytes around a packet on its way: IPv4 and UDP, and the seal (d
 MAX_SKEW = 60.0  # seconds; one-time passwords of neighbouring windows overlap by less
 _FIRST_SANE = 1_700_000_000  # a clock before this was never set
 _STA_UNSYNC = 0x0040
-_CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN = 10, 12
+_CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN, _CAP_SYS_NICE = 10, 12, 23
 _RESOLVER_TIME = 2.0
 
 
@@ -90,6 +90,7 @@ async def _run(config: str, ports: tuple[int, ...], servers: tuple[str, ...], ru
         node_check(facts, run_dir),
         clock_check(time.time(), _is_synchronised(), skew, told),
         *rights_checks(_capabilities(), _can_open(Path("/dev/net/tun"))),
+        priority_check(_capabilities(), several=real_time.may()),
         token_check(config, environ, is_running=facts is not None),
         *port_checks(ports, is_running=facts is not None),
         resolver_check(resolvers, maker(_resolv_conf()), is_ours_running=facts is not None),
@@ -144,6 +145,16 @@ def rights_checks(capabilities: int, tun: str) -> list[Check]:
             Check("port 53", WARN, "this user may not serve DNS at port 53", "run as root, or choose another port")
         )
     return checks
+
+
+def priority_check(capabilities: int, *, several: bool) -> Check:
+    """Whether packets can go before other programs. `several`: processors."""
+    if not several:
+        return Check("priority", OK, "packets are moved at normal priority: there is only one processor")
+    if not capabilities >> _CAP_SYS_NICE & 1:
+        found = "packets are moved at normal priority: on a busy machine they are slower, and late by some milliseconds"
+        return Check("priority", WARN, found, "run as root; in a container, add CAP_SYS_NICE")
+    return Check("priority", OK, "packets may go before other programs (real time)")
 
 
 def token_check(config: str, environ: Mapping[str, str], *, is_running: bool) -> Check:

@@ -331,6 +331,14 @@ ROOT_ONLY: tuple[Flag, ...] = (
         "EDGEVPNREPAIR",
         "Whether packets that the way loses at random are repaired: auto or off",
     ),
+    Flag(
+        "packet-priority",
+        "str",
+        "auto",
+        "EDGEVPNPACKETPRIORITY",
+        "How the system runs what moves packets: auto (real time, where it may and there are several processors) or"
+        " normal",
+    ),
     Flag("datagram-port", "int", 0, "EDGEVPNDATAGRAMPORT", "UDP port for packets; 0 for any"),
     Flag("router", "str", "", "ROUTER", "VPN address of the node that gets packets to unknown addresses"),
     Flag("g", "bool", False, "", "Print a new network config and exit"),

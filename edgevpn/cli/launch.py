@@ -87,6 +87,7 @@ def node_config(
         path=values["path"].strip().lower() if vpn else "auto",
         datagram_port=values["datagram-port"] if vpn else 0,
         repair=values["repair"].strip().lower() if vpn else "auto",
+        packet_priority=values["packet-priority"].strip().lower() if vpn else "auto",
         listen=_listen(settings, notes),
         max_connections=max(values["max-connections"], 0),  # -1 is the Go program's "no limit"
         connection_high_water=values["connection-high-water"],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgevpn.cli.commands import ALIASES, COMMANDS, load
 from edgevpn.cli.flags import HELP, ROOT, VERSION, Flag
 from edgevpn.cli.node_commands import NODE_COMMANDS
-from edgevpn.config import API_AUTH, DNS_SYSTEM, PATHS, REPAIRS
+from edgevpn.config import API_AUTH, DNS_SYSTEM, PACKET_PRIORITIES, PATHS, REPAIRS
 from edgevpn.proto import values
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ FLAG_VALUES: Mapping[str, Value] = {
     "interface": INTERFACES,
     "path": Value("words", PATHS),
     "repair": Value("words", REPAIRS),
+    "packet-priority": Value("words", PACKET_PRIORITIES),
     "api-auth": Value("words", API_AUTH),
     "dns-system": Value("words", DNS_SYSTEM),
     "ownership": Value("words", ("enforce", "observe", "off")),

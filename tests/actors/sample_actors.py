@@ -45,6 +45,7 @@ async def describe(ctx: Any, variable: str = "", fd: int = -1) -> None:
             "variable": os.environ.get(variable),
             "uids": os.getresuid(),
             "nice": os.nice(0),
+            "scheduler": os.sched_getscheduler(0),
             "read": os.read(fd, 100) if fd >= 0 else b"",
             "descriptors": sorted(int(fd) for fd in os.listdir("/proc/self/fd")),
             "path": [entry for entry in sys.path if entry.rstrip("/").endswith(("actors", "tractor"))],

@@ -29,6 +29,7 @@ def tell(fd: str, wanted: str = "") -> int:
         "imported": [name for name in wanted.split(",") if name in sys.modules],
         "environment": {name: os.environ[name] for name in ("SAMPLE", "PYTHONPATH") if name in os.environ},
         "nice": os.nice(0),
+        "scheduler": os.sched_getscheduler(0),
         "uids": os.getresuid(),
         "groups": os.getgroups(),
         "descriptors": sorted(int(fd) for fd in os.listdir("/proc/self/fd") if _is_passed(f"/proc/self/fd/{fd}")),

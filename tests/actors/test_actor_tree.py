@@ -23,6 +23,7 @@ from edgevpn.actors.actor_tree import ActorStartError, ActorTree, ProcessOptions
 from edgevpn.actors.linux_process import is_stopped
 from edgevpn.actors.tractor_mends import tractor
 from edgevpn.errors import SetupError
+from tests.actors.abilities import CAN_TAKE_REAL_TIME
 
 ACTORS = "tests.actors.sample_actors"
 STAGES = [("late", [ACTORS])]
@@ -205,7 +206,9 @@ async def test_an_actors_process_is_what_its_options_say(tmp_path: Path, use_tem
     reading, writing = os.pipe()
     os.write(writing, b"through a descriptor")
     os.close(writing)
-    options = ProcessOptions(environment={"SAMPLE": "yes"}, descriptors=[(reading, 11)], nice=2)
+    options = ProcessOptions(
+        environment={"SAMPLE": "yes"}, descriptors=[(reading, 11)], nice=2, real_time=CAN_TAKE_REAL_TIME
+    )
     async with open_tree(tmp_path, use_template=use_template) as tree:
         actor = await tree.start("one", f"{ACTORS}:describe", {"variable": "SAMPLE", "fd": 11}, options=options)
         os.close(reading)
@@ -213,6 +216,7 @@ async def test_an_actors_process_is_what_its_options_say(tmp_path: Path, use_tem
         assert actor.first["variable"] == "yes"
         assert actor.first["read"] == b"through a descriptor"
         assert actor.first["nice"] == os.nice(0) + 2
+        assert actor.first["scheduler"] == (os.SCHED_RR if CAN_TAKE_REAL_TIME else os.SCHED_OTHER)
         assert actor.first["no_new_privs"] == "1"
         assert actor.first["native_id"]
         assert actor.first["path"] == []

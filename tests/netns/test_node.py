@@ -17,6 +17,7 @@ from scripts.labkit import traffic
 from scripts.labkit.namespaces import Lab
 from scripts.labkit.nodes import EDGEVPN, Vpn, new_token
 from scripts.labkit.traffic import wait_for
+from tests.actors.abilities import CAN_TAKE_REAL_TIME
 
 MakeLab = Callable[..., Lab]
 MakeNode = Callable[..., Vpn]
@@ -54,6 +55,9 @@ def test_two_nodes_with_one_token_find_each_other_and_carry_packets(make_lab: Ma
         assert found[actor]["pid"] > 0
         assert found[actor]["rss_bytes"] > 1_000_000
         assert found[actor]["restarts"] == 0
+        policies = {os.sched_getscheduler(int(thread)) for thread in os.listdir(f"/proc/{found[actor]['pid']}/task")}
+        first = actor == "tun" and CAN_TAKE_REAL_TIME  # packets go before all else
+        assert policies == {os.SCHED_RR if first else os.SCHED_OTHER}
     [peer] = two.json("peers")
     assert (peer["member"], peer["addresses"], peer["path"]) == (True, ["10.1.0.1"], "datagram")
     pinged = two.json("ping", "10.1.0.1", "-c", "2", "-i", "0.01")
@@ -62,6 +66,14 @@ def test_two_nodes_with_one_token_find_each_other_and_carry_packets(make_lab: Ma
     failed = two.ask("repl", "ledger", "-c", "1 / 0", check=False)
     assert failed.returncode == 1
     assert "ZeroDivisionError" in failed.stderr
+
+
+def test_packets_are_like_any_other_work_when_asked_so(make_lab: MakeLab, start: MakeNode) -> None:
+    vpn = start(make_lab(1).node(1), new_token(), "10.1.0.1/24", "--dht=false", "--packet-priority=normal")
+    vpn.wait_for_state("joining")
+    pid = vpn.pid_of("tun")
+    assert {os.sched_getscheduler(int(thread)) for thread in os.listdir(f"/proc/{pid}/task")} == {os.SCHED_OTHER}
+    assert vpn.ask("repl", "tun", "-c", "stats()['real_time']").stdout == "0\n"
 
 
 def test_a_prompt_in_an_actor_awaits_and_leaves_it_as_it_was(make_lab: MakeLab, start: MakeNode) -> None:

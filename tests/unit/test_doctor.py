@@ -14,7 +14,7 @@ from edgevpn.errors import UsageError
 from edgevpn.proto.network_config import generate
 
 NOW = 1_800_000_000.0
-ADMIN, BIND = 1 << 12, 1 << 10
+ADMIN, BIND, NICE = 1 << 12, 1 << 10, 1 << 23
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,16 @@ def test_rights(capabilities: int, tun: str, states: list[str]) -> None:
     checks = doctor.rights_checks(capabilities, tun)
     assert [check.state for check in checks] == states
     assert all(check.do for check in checks if check.state != OK)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "several", "state"), [(NICE, True, OK), (ADMIN, True, WARN), (ADMIN, False, OK), (NICE, False, OK)]
+)
+def test_who_may_not_set_priorities_is_told_what_it_costs(capabilities: int, several: bool, state: str) -> None:
+    check = doctor.priority_check(capabilities, several=several)
+    assert check.state == state
+    assert ("normal" in check.found) == (not (several and capabilities == NICE))
+    assert bool(check.do) == (state == WARN)
 
 
 def test_a_token_is_good_readable_by_others_wrong_or_not_given(tmp_path: Path) -> None:
