@@ -26,8 +26,8 @@ def may() -> bool:
 
 
 def take() -> None:
-    """Give it to this process, if it may have it and the system allows it."""
-    if may():
+    """Give it to this process, if it may have it and the system allows it. Who was given a higher one keeps that."""
+    if may() and os.sched_getscheduler(0) == os.SCHED_OTHER:
         with suppress(OSError):  # no such right, or a control group without a share of it: `why_not` says so
             os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(LOWEST))
 

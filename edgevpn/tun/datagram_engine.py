@@ -28,6 +28,7 @@ from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP, VIRTIO_HEAD
 from edgevpn.proto.too_big import fragment, too_big_answer
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
+from edgevpn.tun.ease import Ease
 from edgevpn.tun.fit import MAX_SYN, Fit, clamp_mss, fit, udp_ends
 from edgevpn.tun.repair_loop import RepairLoop, WriteFrame
 from edgevpn.tun.train import EARLY, MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
@@ -41,7 +42,7 @@ _BYTES_A_TURN = 8 * 65536
 _LONGEST, _STANDING = 0.1, 0.5  # seconds that something may lie in a socket's buffer, once that has lasted so long
 _DROPPED_AT_ONCE = 8
 _LATELY, _OFTEN = 0.004, 24  # so many receives in so many seconds are often
-_MUCH = 300_000  # bytes sent in so many seconds
+_MUCH = 300_000  # bytes in so many seconds
 _SMALL = 2048  # bytes of a datagram by itself
 _MAX_LINKS = 4096
 MOST_OBSERVED: Final = 4
@@ -99,6 +100,7 @@ class DatagramEngine:
         self.on_small: Callable[[float], None] = lambda _now: None  # after a small packet: it may be answered
         self.take_lone: Callable[[int, tuple[Any, ...]], Lone] = lambda _size, _source: LEFT  # edgevpn/tun/lone.py
         self._may_be_answered = False
+        self.ease = Ease()
         self.sealer = Sealer()
         self.opener = Opener()
         self._into = [self.opener.view[:65536]]
@@ -123,8 +125,8 @@ class DatagramEngine:
         self._run_session: Session | None = None
         self._run_end = self._run_length = self.run_count = 0
         self._from: Address = ("", 0)
-        self._gathering = False
-        self._lately = self._sent_lately = 0
+        self._gathering = self._in_bulk = False
+        self._lately = self._sent_lately = self._received_lately = 0
         self._lately_since = self._late_since = 0.0
         self.now = 0.0
 
@@ -414,6 +416,8 @@ class DatagramEngine:
         taken = count = 0
         if self._gathering:  # datagrams come one by one and often: many are cheaper than each by itself
             time.sleep(GATHER)
+        elif self._in_bulk:
+            time.sleep(self.ease.coalesce(time.monotonic()))
         while taken < _BYTES_A_TURN and count < _RECEIVES_A_TURN:
             try:
                 size, ancillary, _, source = sock.recvmsg_into(views, 32)
@@ -480,11 +484,13 @@ class DatagramEngine:
     def _count(self, count: int, taken: int) -> None:
         now = self.now
         self._lately += count
+        self._received_lately += taken
         if now - self._lately_since > _LATELY:
             often = self._lately >= _OFTEN and now - self._lately_since < 2 * _LATELY
             idle = self._sent_lately < _MUCH  # not while it has much to send
             self._gathering = idle and often and count < _RECEIVES_A_TURN // 4 and taken < 2048 * count
-            self._lately = self._sent_lately = 0
+            self._in_bulk = self._received_lately > _MUCH and now - self._lately_since < 2 * _LATELY
+            self._lately = self._sent_lately = self._received_lately = 0
             self._lately_since = now
 
     def _on_frame(self, key: ReceiveKey, frame: memoryview) -> None:

@@ -2,23 +2,23 @@
 
 Out: read what there is, look each packet's peer up, send it. A large frame that is not alone waits in a queue of its
 flow (edgevpn/tun/fair_queue.py), and while any waits all do: the device's own queue is read before each few of them are
-sent, so it is always short, and the order in which packets go is ours to choose. Datagrams that look alike are joined
-(edgevpn/tun/udp_run.py). In: check that the peer may use the packet's source, write it to the device. Both run in the
-packet thread and never wait.
+sent, so it is always short, and the order in which packets go is ours to choose. How many those are, and how long it
+waits for company under bulk, edgevpn/tun/ease.py says. Datagrams that look alike are joined (edgevpn/tun/udp_run.py).
+In: check that the peer may use the packet's source, write it to the device. Both run in the packet thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import readv, write
-from time import monotonic
-from typing import Final
+from time import monotonic, sleep
 
 from edgevpn.errors import UntrustedDataError
 from edgevpn.proto.ip import IPV4_HEADER, IPV6_HEADER
 from edgevpn.proto.packet_stream import MAX_FRAME, TAKES_UDP, VIRTIO_HEADER
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_engine import DatagramEngine
+from edgevpn.tun.ease import Ease
 from edgevpn.tun.fair_queue import FairQueue, flow_of
 from edgevpn.tun.lone import APART, send_lone
 from edgevpn.tun.path import Path
@@ -29,8 +29,8 @@ from edgevpn.tun.udp_run import UdpRun
 BATCH_BYTES = 3 << 20  # all that the device has, or what stays there waits unseen
 BATCH_PACKETS = 256
 SERVED_BYTES = 100_000  # sent before the device is asked again
-SERVED_AT_EASE = 800_000  # the same while nobody sends what others wait for: fewer turns, a fifth more throughput
-AT_EASE: Final = 0.5  # seconds without such a packet
+SERVED_AT_EASE = 800_000  # the same while nobody waits for small packets (edgevpn/tun/ease.py)
+_BULK = 50_000  # bytes of a turn
 _LARGE = 4096  # bytes of a frame that takes time
 _LEAST = VIRTIO_HEADER + IPV4_HEADER
 _SPARE = 48  # buffers
@@ -67,7 +67,8 @@ class Pump:
         self._spare: list[bytearray] = []
         self._batches: dict[str, list[bytes]] = {}  # for streams, of this turn
         self._turn_at = 0.0
-        self._urgent_at = 0.0
+        self._ease = Ease() if engine is None else engine.ease
+        self._in_bulk = False
         self.router = Router({})
         self.counters = {
             "read_packets": 0,
@@ -86,6 +87,8 @@ class Pump:
         now = monotonic()
         before, self._turn_at = self._turn_at, now
         if now - before < APART:
+            if self._in_bulk and not self.queue.count:
+                sleep(self._ease.coalesce(now))
             self._take_in(0)
         else:
             self.on_answer(now)
@@ -106,6 +109,8 @@ class Pump:
             link = engine.live.get(self.router.machines.get(bytes(frame[at]), ""))
             if link is not None and send_lone(engine, link, length, now):
                 self.counters["read_packets"] += 1
+                if is_urgent(frame[:length]):
+                    self._ease.note(now)
                 return
         self._take_in(length)
 
@@ -157,6 +162,8 @@ class Pump:
                 if length > _LARGE and self._engine is not None:
                     held = length
                     continue
+                if count == 1 and is_urgent(self._buffer[:length]):
+                    self._ease.note(monotonic())
                 peer = self._peer_of(self._buffer, length)
                 if peer is None:
                     continue
@@ -178,6 +185,8 @@ class Pump:
             count += 1
             self._send(odd)
         self.counters["read_packets"] += count
+        if count:
+            self._in_bulk = size > _BULK
 
     def _join(self, peer: str, length: int) -> tuple[int, int, int]:
         """Join what is in the buffer, for `peer`, with what follows, if they look alike.
@@ -239,13 +248,13 @@ class Pump:
         if length <= _LARGE:
             buffer = buffer[:length]
             if is_urgent(buffer):
-                self._urgent_at = now
+                self._ease.note(now)
         self.queue.push(flow_of(buffer), peer, buffer, length, now)
 
     def _serve(self) -> None:
         """Send some of what waits."""
         queue, sent = self.queue, 0
-        most = SERVED_AT_EASE if queue.count and monotonic() - self._urgent_at > AT_EASE else SERVED_BYTES
+        most = SERVED_AT_EASE if queue.count and self._ease.begins < monotonic() else SERVED_BYTES
         while sent < most:
             found = queue.pop(monotonic())
             if found is None:
