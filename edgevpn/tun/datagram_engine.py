@@ -28,21 +28,19 @@ from edgevpn.proto.packet_stream import PLAIN, TAKES_TCP, TAKES_UDP, VIRTIO_HEAD
 from edgevpn.proto.too_big import fragment, too_big_answer
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_link import ACTIVE, TICK, DatagramLink, Session
-from edgevpn.tun.ease import Ease
 from edgevpn.tun.fit import MAX_SYN, Fit, clamp_mss, fit, udp_ends
+from edgevpn.tun.pace import COALESCE, COALESCE_SMALL, MUCH, Pace
 from edgevpn.tun.repair_loop import RepairLoop, WriteFrame
 from edgevpn.tun.train import EARLY, MAX_SEGMENTS, MAX_SEND, Opener, ReceiveKey, Sealer, seal_beside, seal_one
 from edgevpn.tun.twice import LARGEST
 from edgevpn.tun.udp_socket import UDP_GRO, UDP_SEGMENT, waited
 
 WAIT: Final = 5  # milliseconds for room in the socket's buffer
-GATHER: Final = 0.0003  # seconds
 _RECEIVES_A_TURN = 64
 _BYTES_A_TURN = 8 * 65536
 _LONGEST, _STANDING = 0.1, 0.5  # seconds that something may lie in a socket's buffer, once that has lasted so long
 _DROPPED_AT_ONCE = 8
-_LATELY, _OFTEN = 0.004, 24  # so many receives in so many seconds are often
-_MUCH = 300_000  # bytes in so many seconds
+_OFTEN = 24  # receives in a spell
 _SMALL = 2048  # bytes of a datagram by itself
 _MAX_LINKS = 4096
 MOST_OBSERVED: Final = 4
@@ -100,7 +98,6 @@ class DatagramEngine:
         self.on_small: Callable[[float], None] = lambda _now: None  # after a small packet: it may be answered
         self.take_lone: Callable[[int, tuple[Any, ...]], Lone] = lambda _size, _source: LEFT  # edgevpn/tun/lone.py
         self._may_be_answered = False
-        self.ease = Ease()
         self.sealer = Sealer()
         self.opener = Opener()
         self._into = [self.opener.view[:65536]]
@@ -125,9 +122,10 @@ class DatagramEngine:
         self._run_session: Session | None = None
         self._run_end = self._run_length = self.run_count = 0
         self._from: Address = ("", 0)
-        self._gathering = self._in_bulk = False
-        self._lately = self._sent_lately = self._received_lately = 0
-        self._lately_since = self._late_since = 0.0
+        self._gathering = False
+        self._pace = Pace(_OFTEN)  # of what comes
+        self._sent_lately = 0
+        self._late_since = 0.0
         self.now = 0.0
 
     # --- links, from trio
@@ -415,9 +413,9 @@ class DatagramEngine:
         views = self._into
         taken = count = 0
         if self._gathering:  # datagrams come one by one and often: many are cheaper than each by itself
-            time.sleep(GATHER)
-        elif self._in_bulk:
-            time.sleep(self.ease.coalesce(time.monotonic()))
+            time.sleep(COALESCE_SMALL)
+        elif self._pace.much:
+            time.sleep(COALESCE)
         while taken < _BYTES_A_TURN and count < _RECEIVES_A_TURN:
             try:
                 size, ancillary, _, source = sock.recvmsg_into(views, 32)
@@ -482,16 +480,10 @@ class DatagramEngine:
         self.opener.take_opened(key, train, index, sealed, piece, self._on_frame, self.on_control)
 
     def _count(self, count: int, taken: int) -> None:
-        now = self.now
-        self._lately += count
-        self._received_lately += taken
-        if now - self._lately_since > _LATELY:
-            often = self._lately >= _OFTEN and now - self._lately_since < 2 * _LATELY
-            idle = self._sent_lately < _MUCH  # not while it has much to send
-            self._gathering = idle and often and count < _RECEIVES_A_TURN // 4 and taken < 2048 * count
-            self._in_bulk = self._received_lately > _MUCH and now - self._lately_since < 2 * _LATELY
-            self._lately = self._sent_lately = self._received_lately = 0
-            self._lately_since = now
+        if self._pace.note(count, taken, self.now):
+            idle = self._sent_lately < MUCH  # not while it has much to send
+            self._gathering = idle and self._pace.often and count < _RECEIVES_A_TURN // 4 and taken < 2048 * count
+            self._sent_lately = 0
 
     def _on_frame(self, key: ReceiveKey, frame: memoryview) -> None:
         owner = self.sessions.get(key.session)

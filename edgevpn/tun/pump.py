@@ -2,9 +2,9 @@
 
 Out: read what there is, look each packet's peer up, send it. A large frame that is not alone waits in a queue of its
 flow (edgevpn/tun/fair_queue.py), and while any waits all do: the device's own queue is read before each few of them are
-sent, so it is always short, and the order in which packets go is ours to choose. How many those are, and how long it
-waits for company under bulk, edgevpn/tun/ease.py says. Datagrams that look alike are joined (edgevpn/tun/udp_run.py).
-In: check that the peer may use the packet's source, write it to the device. Both run in the packet thread.
+sent, so it is always short, and the order in which packets go is ours to choose. Datagrams that look alike are joined
+(edgevpn/tun/udp_run.py). When much comes it waits a moment first (edgevpn/tun/pace.py). In: check that the peer may use
+the packet's source, write it to the device. Both run in the packet thread.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ from edgevpn.proto.ip import IPV4_HEADER, IPV6_HEADER
 from edgevpn.proto.packet_stream import MAX_FRAME, TAKES_UDP, VIRTIO_HEADER
 from edgevpn.tun import virtio
 from edgevpn.tun.datagram_engine import DatagramEngine
-from edgevpn.tun.ease import Ease
 from edgevpn.tun.fair_queue import FairQueue, flow_of
 from edgevpn.tun.lone import APART, send_lone
+from edgevpn.tun.pace import Pace
 from edgevpn.tun.path import Path
 from edgevpn.tun.router import Router
-from edgevpn.tun.twice import is_urgent
 from edgevpn.tun.udp_run import UdpRun
 
 BATCH_BYTES = 3 << 20  # all that the device has, or what stays there waits unseen
 BATCH_PACKETS = 256
 SERVED_BYTES = 100_000  # sent before the device is asked again
-SERVED_AT_EASE = 800_000  # the same while nobody waits for small packets (edgevpn/tun/ease.py)
-_BULK = 50_000  # bytes of a turn
+_OFTEN = 64  # packets in a spell; who waits for each answer sends fewer
 _LARGE = 4096  # bytes of a frame that takes time
 _LEAST = VIRTIO_HEADER + IPV4_HEADER
 _SPARE = 48  # buffers
@@ -67,8 +65,7 @@ class Pump:
         self._spare: list[bytearray] = []
         self._batches: dict[str, list[bytes]] = {}  # for streams, of this turn
         self._turn_at = 0.0
-        self._ease = Ease() if engine is None else engine.ease
-        self._in_bulk = False
+        self._pace = Pace(_OFTEN)  # of what goes out
         self.router = Router({})
         self.counters = {
             "read_packets": 0,
@@ -87,8 +84,9 @@ class Pump:
         now = monotonic()
         before, self._turn_at = self._turn_at, now
         if now - before < APART:
-            if self._in_bulk and not self.queue.count:
-                sleep(self._ease.coalesce(now))
+            pause = self._pace.pause
+            if pause and not self.queue.count:
+                sleep(pause)
             self._take_in(0)
         else:
             self.on_answer(now)
@@ -109,8 +107,6 @@ class Pump:
             link = engine.live.get(self.router.machines.get(bytes(frame[at]), ""))
             if link is not None and send_lone(engine, link, length, now):
                 self.counters["read_packets"] += 1
-                if is_urgent(frame[:length]):
-                    self._ease.note(now)
                 return
         self._take_in(length)
 
@@ -162,8 +158,6 @@ class Pump:
                 if length > _LARGE and self._engine is not None:
                     held = length
                     continue
-                if count == 1 and is_urgent(self._buffer[:length]):
-                    self._ease.note(monotonic())
                 peer = self._peer_of(self._buffer, length)
                 if peer is None:
                     continue
@@ -186,7 +180,7 @@ class Pump:
             self._send(odd)
         self.counters["read_packets"] += count
         if count:
-            self._in_bulk = size > _BULK
+            self._pace.note(count, size, monotonic())
 
     def _join(self, peer: str, length: int) -> tuple[int, int, int]:
         """Join what is in the buffer, for `peer`, with what follows, if they look alike.
@@ -247,15 +241,12 @@ class Pump:
         now = monotonic()
         if length <= _LARGE:
             buffer = buffer[:length]
-            if is_urgent(buffer):
-                self._ease.note(now)
         self.queue.push(flow_of(buffer), peer, buffer, length, now)
 
     def _serve(self) -> None:
         """Send some of what waits."""
         queue, sent = self.queue, 0
-        most = SERVED_AT_EASE if queue.count and self._ease.begins < monotonic() else SERVED_BYTES
-        while sent < most:
+        while sent < SERVED_BYTES:
             found = queue.pop(monotonic())
             if found is None:
                 break
