@@ -46,9 +46,9 @@ class ChildSettings:
     `directory` is its working directory: what is in it can be reached by a relative path, even by who may not pass the
     directories above. `descriptors` are the numbers that the passed descriptors get in the child, in their order.
     `limits` are setrlimit's, by name ("RLIMIT_NOFILE": (soft, hard)). `real_time`: with real_time.py's priority, where
-    the system allows it. `preload` are modules to import before the change
-    to `user`, who may not be able to read them (an installation in root's home). `hidden`: no other process may look
-    into its memory. `confinement`: a profile of seccomp_profile. `debugger` loads the real debugger.
+    the system allows it. `preload` are modules to import before the change to `user`, who may not be able to read them
+    (an installation in root's home). `hidden`: no other process may look into its memory. `confinement`: a profile of
+    seccomp_profile. `debugger` loads the real debugger.
     """
 
     title: str

@@ -5,9 +5,9 @@ for it, and 40 us until a thread that waits in a system call of its own goes on.
 way to the other machine and back, so they are worth a thread. Everything that waits for other things, opens, closes and
 retries is trio's, as everywhere.
 
-Rules that make it safe: a handler runs in the thread, never waits, and touches trio only through `in_trio`. `remove`
-returns only when the handler is not running and will not run again, so a descriptor is removed before it is closed.
-A handler that raises ends `run`, and with it the actor: it is a bug of ours.
+Rules that make it safe: a handler runs in the thread, never waits for more than the moment of edgevpn/tun/pace.py, and
+touches trio only through `in_trio`. `remove` returns only when the handler is not running and will not run again, so a
+descriptor is removed before it is closed. A handler that raises ends `run`, and with it the actor: it is a bug of ours.
 """
 
 from __future__ import annotations
