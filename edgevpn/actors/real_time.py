@@ -32,6 +32,15 @@ def take() -> None:
             os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(LOWEST))
 
 
+def why_not_here() -> str:
+    """Why no process like this one would get it, by trying; "" when it would."""
+    take()
+    why = why_not()
+    if not why:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    return why
+
+
 def why_not() -> str:
     """Why the calling thread has no such priority; "" when it has."""
     if os.sched_getscheduler(0) in (os.SCHED_RR, os.SCHED_FIFO):

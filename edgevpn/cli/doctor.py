@@ -36,7 +36,7 @@ OVERHEAD = 66  # bytes around a packet on its way: IPv4 and UDP, and the seal (d
 MAX_SKEW = 60.0  # seconds; one-time passwords of neighbouring windows overlap by less
 _FIRST_SANE = 1_700_000_000  # a clock before this was never set
 _STA_UNSYNC = 0x0040
-_CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN, _CAP_SYS_NICE = 10, 12, 23
+_CAP_NET_BIND_SERVICE, _CAP_NET_ADMIN = 10, 12
 _RESOLVER_TIME = 2.0
 
 
@@ -90,7 +90,7 @@ async def _run(config: str, ports: tuple[int, ...], servers: tuple[str, ...], ru
         node_check(facts, run_dir),
         clock_check(time.time(), _is_synchronised(), skew, told),
         *rights_checks(_capabilities(), _can_open(Path("/dev/net/tun"))),
-        priority_check(_capabilities(), several=real_time.may()),
+        priority_check(real_time.why_not_here(), several=real_time.may()),
         token_check(config, environ, is_running=facts is not None),
         *port_checks(ports, is_running=facts is not None),
         resolver_check(resolvers, maker(_resolv_conf()), is_ours_running=facts is not None),
@@ -147,13 +147,15 @@ def rights_checks(capabilities: int, tun: str) -> list[Check]:
     return checks
 
 
-def priority_check(capabilities: int, *, several: bool) -> Check:
-    """Whether packets can go before other programs. `several`: processors."""
-    if not several:
-        return Check("priority", OK, "packets are moved at normal priority: there is only one processor")
-    if not capabilities >> _CAP_SYS_NICE & 1:
-        found = "packets are moved at normal priority: on a busy machine they are slower, and late by some milliseconds"
-        return Check("priority", WARN, found, "run as root; in a container, add CAP_SYS_NICE")
+def priority_check(why_not: str, *, several: bool) -> Check:
+    """Whether packets can go before other programs; `why_not`, if not. `several`: processors."""
+    if why_not:
+        found = f"packets are moved at normal priority: {why_not}"
+        if not several:
+            return Check("priority", OK, found)
+        return Check(
+            "priority", WARN, found, "for less delay on a busy machine run as root; a container needs CAP_SYS_NICE"
+        )
     return Check("priority", OK, "packets may go before other programs (real time)")
 
 

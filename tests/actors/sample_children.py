@@ -20,7 +20,6 @@ def tell(fd: str, wanted: str = "") -> int:
     with open("/proc/self/cmdline", "rb") as command_line:
         title = command_line.read().strip(b"\0").decode()
     scheduler = os.sched_getscheduler(0)
-    real_time.take()  # who may, has it now
     facts = {
         "pid": os.getpid(),
         "parent": os.getppid(),
@@ -34,7 +33,7 @@ def tell(fd: str, wanted: str = "") -> int:
         "environment": {name: os.environ[name] for name in ("SAMPLE", "PYTHONPATH") if name in os.environ},
         "nice": os.nice(0),
         "scheduler": scheduler,
-        "no_real_time": real_time.why_not(),
+        "no_real_time": real_time.why_not_here(),
         "uids": os.getresuid(),
         "groups": os.getgroups(),
         "descriptors": sorted(int(fd) for fd in os.listdir("/proc/self/fd") if _is_passed(f"/proc/self/fd/{fd}")),

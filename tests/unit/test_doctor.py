@@ -14,7 +14,7 @@ from edgevpn.errors import UsageError
 from edgevpn.proto.network_config import generate
 
 NOW = 1_800_000_000.0
-ADMIN, BIND, NICE = 1 << 12, 1 << 10, 1 << 23
+ADMIN, BIND = 1 << 12, 1 << 10
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_rights(capabilities: int, tun: str, states: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "several", "state"), [(NICE, True, OK), (ADMIN, True, WARN), (ADMIN, False, OK), (NICE, False, OK)]
+    ("why_not", "several", "state"), [("", True, OK), ("refused", True, WARN), ("only one", False, OK)]
 )
-def test_who_may_not_set_priorities_is_told_what_it_costs(capabilities: int, several: bool, state: str) -> None:
-    check = doctor.priority_check(capabilities, several=several)
+def test_who_may_not_have_real_time_is_told_why_and_what_to_do(why_not: str, several: bool, state: str) -> None:
+    check = doctor.priority_check(why_not, several=several)
     assert check.state == state
-    assert ("normal" in check.found) == (not (several and capabilities == NICE))
+    assert check.found.endswith(why_not)
     assert bool(check.do) == (state == WARN)
 
 
