@@ -20,6 +20,7 @@ from edgevpn.proto.packet_stream import VIRTIO_HEADER
 
 HEADER = struct.Struct("<BBHHHH")
 NEEDS_CHECKSUM = 1
+_UDP_FIELD = 6  # where a UDP header has its checksum; other protocols have theirs elsewhere
 GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP = 0, 1, 4, 5
 _ECN = 0x80
 _FIN_PSH = 0x09
@@ -71,7 +72,7 @@ def _finish_checksum(packet: bytes, start: int, offset: int) -> bytes:
     if at + 2 > len(packet):
         raise UntrustedDataError("a checksum beyond its packet")
     value = checksum(packet[start:])
-    if packet[0] >> 4 == 6 or (len(packet) > 9 and packet[9] == UDP):
+    if offset == _UDP_FIELD:
         value = value or 0xFFFF  # 0 means "no checksum" to UDP (RFC 768, RFC 8200 section 8.1)
     return packet[:at] + value.to_bytes(2, "big") + packet[at + 2 :]
 

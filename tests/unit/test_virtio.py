@@ -100,6 +100,19 @@ def test_sequence_numbers_and_flags_are_those_of_the_pieces() -> None:
     assert [int.from_bytes(packet[4:6], "big") for packet in packets] == [65534, 65535, 0]
 
 
+@pytest.mark.parametrize(("version", "protocol"), [(4, TCP), (6, TCP), (4, UDP), (6, UDP)])
+def test_a_checksum_of_zero_is_written_the_same_alone_and_as_part_of_a_train(version: int, protocol: int) -> None:
+    """A piece that is the only one left of its train must be the packet that the whole would have given."""
+    start, offset = 20 if version == 4 else 40, 16 if protocol == TCP else 6
+    field = slice(start + offset, start + offset + 2)
+    [packet] = segment(frame_of(version, protocol, b"abcdefgh\0\0", 100))
+    [packet] = segment(frame_of(version, protocol, b"abcdefgh" + packet[field], 100))
+    assert packet[field] == (b"\0\0" if protocol == TCP else b"\xff\xff")
+    as_train = bytearray(frame_of(version, protocol, verify(packet), 100))
+    as_train[1], as_train[4:6] = GSO_UDP if protocol == UDP else GSO_TCPV4 if version == 4 else GSO_TCPV6, b"\x64\0"
+    assert segment(as_train) == [packet]
+
+
 def test_a_plain_packet_passes_as_it_is() -> None:
     packet = segment(frame_of(4, TCP, b"x", 1000))[0]
     assert segment(PLAIN + packet) == [packet]
