@@ -311,7 +311,10 @@ class DatagramEngine:
             return False
         for view, length in sends:
             self.send_datagrams(view, length, address)
-        if session.repair is not None:
+        repair = session.repair
+        if repair is not None and now < repair.sender.quick_until:
+            repair.sender.went += size
+        elif repair is not None:
             first = 0
             for view, length in sends:
                 self.repairs.note_sent(link, session, session.send.train - 1, first, length, view, now, each=False)
@@ -334,7 +337,7 @@ class DatagramEngine:
             self.flush()
             self._run_link, self._run_session, self._run_length = link, session, length
         start, self._run_end = self._run_end, self.sealer.seal_small(session.send, frame, self._run_end)
-        if session.repair is not None and len(frame) <= LARGEST:
+        if session.repair is not None and session.repair.sender.plan.k and len(frame) <= LARGEST:
             self.repairs.note_urgent(link, session, frame, self.sealer.small[start : self._run_end])
         self.run_count += 1
         if length < self._run_length:
@@ -346,7 +349,10 @@ class DatagramEngine:
         if link is not None and session is not None and end and link.address is not None:
             view, length = self.sealer.small[:end], self._run_length
             self.send_datagrams(view, length, link.address)
-            if session.repair is not None:
+            repair = session.repair
+            if repair is not None and link.last_sent < repair.sender.quick_until:
+                repair.sender.went += end
+            elif repair is not None:
                 train = session.send.train - self.run_count
                 self.repairs.note_sent(link, session, train, 0, length, view, link.last_sent, each=True)
         self._run_link = self._run_session = None
@@ -494,11 +500,12 @@ class DatagramEngine:
             frame = memoryview(bytearray(frame))
             clamp_mss(frame, len(frame), link.mtu)
         repair = session.repair
-        if repair is None:
+        if repair is not None:
+            self.repairs.heard[session.number] = owner
+        if repair is None or not repair.held.until:
             taken = self.write(link.peer, frame)
         else:
             taken = self.repairs.write(link, repair, frame, self.now)
-            self.repairs.heard[session.number] = owner
         if taken:
             stats = link.stats
             stats.received_packets += 1

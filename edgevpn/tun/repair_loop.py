@@ -155,9 +155,7 @@ class RepairLoop:
         self.rouse(link, session, now)
 
     def write(self, link: DatagramLink, repair: SessionRepair, frame: memoryview, now: float) -> bool:
-        """Write a frame, or hold it back behind a hole; whether it was taken."""
-        if not repair.held.until:
-            return self._engine.write(link.peer, frame)
+        """While frames are held back: write this one, or hold it back behind a hole, too; whether it was taken."""
         if repair.receiver.holes and repair.held.takes(frame, now):
             return True
         written = self._engine.write(link.peer, frame)

@@ -144,10 +144,11 @@ class RepairSender:
         self._copies = 32.0
         self._evict_at = 0.0
         self._window_end = 0.0
-        self._window_bytes = self._bytes_before = 0
+        self.went = self._went_before = 0  # bytes of this window, and of the one before
         self._arrived = arrived
         self._arrived_before = 0
         self.is_quick = False
+        self.quick_until = 0.0  # until then `on_sent` need not be called: who does not adds the bytes to `went`
         self._seen: tuple[int, int, int] | None = None  # what the last report said
         self._trial = False
         self._twice = Twice()
@@ -173,9 +174,9 @@ class RepairSender:
         active = now < self.active_until
         if now > self._window_end:
             self._next_window(now)
-        self._window_bytes += len(view)
-        if self.is_quick or self._bytes_before + self._window_bytes > QUICK * _WINDOW:
-            self.is_quick = True
+        self.went += len(view)
+        if self.is_quick or self._went_before + self.went > QUICK * _WINDOW:
+            self.is_quick, self.quick_until = True, self._window_end
             if self._kept:
                 self._forget_all()
             return []
@@ -196,10 +197,10 @@ class RepairSender:
     def _next_window(self, now: float) -> None:
         """Each WINDOW while something is sent: how quick is the way?"""
         before, self._arrived_before = self._arrived_before, self._arrived()
-        came = (self._arrived_before - before) * _WINDOW / max(_WINDOW, now - self._window_end + _WINDOW)
-        self._bytes_before, self._window_bytes = self._window_bytes, 0
+        part = _WINDOW / max(_WINDOW, now - self._window_end + _WINDOW)  # of the time since the last
+        self._went_before, self.went = int(self.went * part), 0
         self._window_end = now + _WINDOW
-        self.is_quick = came > _QUICK_IN * _WINDOW
+        self.is_quick = (self._arrived_before - before) * part > _QUICK_IN * _WINDOW
 
     def on_lone(self, train: int, view: memoryview, now: float) -> bool:
         """A datagram went out after a pause, a train of its own. False: nothing was done, `on_sent` is to be told."""

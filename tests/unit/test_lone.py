@@ -219,6 +219,20 @@ def test_answers_to_a_quick_stream_are_not_kept() -> None:
     assert not sender.is_quick
 
 
+def test_a_quick_stream_need_not_be_told_of_and_is_kept_again_when_it_has_slowed_down() -> None:
+    sender, now, told = RepairSender(1200, 0.02), 1.0, []
+    for each in (1_000_000, 20_000_000, 1_000_000):  # bytes in a tenth of a second
+        before = len(told)
+        for _ in range(100):
+            now += 0.01
+            if now < sender.quick_until:
+                sender.went += each // 10
+            else:
+                told.append(sender.on_sent(len(told) + 1, 0, 100, memoryview(bytes(each // 10)), now, each=True))
+        assert (len(told) - before < 20) is (each > 1_000_000)
+        assert bool(sender._kept) is (sender.quick_until < now)
+
+
 def test_what_goes_beside_packets_is_counted_and_told() -> None:
     with pair(MTU) as (one, two):
         there, here = (side.engine.counters["beside_sent_bytes"] for side in (one, two))
