@@ -15,18 +15,19 @@ TCP = 6
 UDP = 17
 
 
-def packet_length_untrusted(packet: bytes | memoryview) -> int:
-    """The length an IP packet states of itself; needs its first 8 bytes at least. Raises UntrustedDataError."""
-    if len(packet) < 8:
+def packet_length_untrusted(packet: bytes | memoryview, at: int = 0) -> int:
+    """The length an IP packet, from `at` on, states of itself; needs 8 bytes at least. Raises UntrustedDataError."""
+    if len(packet) < at + 8:
         raise UntrustedDataError("a packet is shorter than any IP header")
-    version = packet[0] >> 4
+    version = packet[at] >> 4
     if version == 4:
-        length = int.from_bytes(packet[2:4], "big")
-        if packet[0] & 15 < 5 or length < (packet[0] & 15) * 4:
+        length = packet[at + 2] << 8 | packet[at + 3]
+        header = (packet[at] & 15) * 4
+        if header < IPV4_HEADER or length < header:
             raise UntrustedDataError("an IPv4 packet states a wrong length")
         return length
     if version == 6:
-        return IPV6_HEADER + int.from_bytes(packet[4:6], "big")
+        return IPV6_HEADER + (packet[at + 4] << 8 | packet[at + 5])
     raise UntrustedDataError("a packet is neither IPv4 nor IPv6")
 
 

@@ -116,38 +116,51 @@ def seal_beside(key: SendKey, plaintext: bytes) -> bytes:
     return head + bytes(sealed)
 
 
-class _SealTable:
+class _Heads:
+    """Session, train and index, HEAD bytes each `apart` from the other: of the first `count` datagrams of a train."""
+
+    def __init__(self, count: int, apart: int) -> None:
+        self.count = count
+        self.buffer = memoryview(bytearray(count * apart))
+        for index in range(count):
+            _HEAD.pack_into(self.buffer, index * apart, 0, index)
+        self._lanes = [self.buffer[place::apart] for place in range(11)]  # byte `place` of each
+        self._now = bytes(11)  # what they hold
+
+    def number(self, head: bytes | bytearray) -> None:
+        """Write session and train into all of them: 11 bytes, the last one differs most often."""
+        now = self._now
+        if now[:10] != head[:10]:
+            for place in range(10):
+                if now[place] != head[place]:
+                    self._lanes[place][:] = head[place : place + 1] * self.count
+        self._lanes[10][:] = head[10:11] * self.count
+        self._now = bytes(head)
+
+
+class _Nonces(_Heads):
+    """By themselves; `views`: from the last to the first."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, HEAD)
+        self.views = [self.buffer[index * HEAD : index * HEAD + HEAD] for index in range(count - 1, -1, -1)]
+
+
+class _SealTable(_Heads):
     """For one header length and segment size: the output buffer, and the slices of all segments."""
 
     def __init__(self, frame: memoryview, header: int, size: int) -> None:
-        length = header + size + OVERHEAD
-        count = min(MAX_PIECES, (MAX_FRAME - header + size - 1) // size)
-        self.count = count
-        self.length = length
-        self.out = memoryview(bytearray(count * length))
-        for index in range(count):
-            _HEAD.pack_into(self.out, index * length, 0, index)
-        self.lanes = [self.out[place::length] for place in range(11)]  # byte `place` of each datagram's head
-        self.now = bytes(11)  # what they hold
+        self.length = length = header + size + OVERHEAD
+        super().__init__(min(MAX_PIECES, (MAX_FRAME - header + size - 1) // size), length)
         self.segments = [
             (
                 frame[index * size : index * size + header],
                 frame[index * size : index * size + header + size],
-                self.out[index * length : index * length + HEAD],
-                self.out[index * length + HEAD : index * length + length],
+                self.buffer[index * length : index * length + HEAD],
+                self.buffer[index * length + HEAD : index * length + length],
             )
-            for index in range(count)
+            for index in range(self.count)
         ]
-
-    def number(self, head: bytes) -> None:
-        """Write session and train into all heads."""
-        now = self.now
-        if now[:10] != head[:10]:
-            for place in range(10):
-                if now[place] != head[place]:
-                    self.lanes[place][:] = head[place : place + 1] * self.count
-        self.lanes[10][:] = head[10:11] * self.count
-        self.now = head
 
 
 class Sealer:
@@ -189,7 +202,7 @@ class Sealer:
         table.number(key.head + (key.train << INDEX_BITS).to_bytes(8, "big")[:7])
         key.train += 1
         count = (size - header + segment - 1) // segment
-        length, out, encrypt = table.length, table.out, key.encrypt_into
+        length, out, encrypt = table.length, table.buffer, key.encrypt_into
         headers = buffer[:header]
         for header_place, plaintext, nonce, sealed in table.segments[: count - 1]:
             header_place[:] = headers
@@ -234,13 +247,7 @@ class Opener:
         self._out_view = memoryview(self._out)
         self._layouts: dict[int, tuple[int, int]] = {}  # datagram size -> lengths of header and payload seen last
         self._tables: dict[tuple[int, int], _OpenTable] = {}
-        self._nonces = bytearray(MAX_PIECES * HEAD)
-        for index in range(MAX_PIECES):
-            self._nonces[index * HEAD + 11] = index
-        view = memoryview(self._nonces)
-        self._nonce_views = [view[index * HEAD : index * HEAD + HEAD] for index in range(MAX_PIECES - 1, -1, -1)]
-        self._lanes = [view[place::HEAD] for place in range(11)]
-        self._nonces_now = bytes(11)
+        self._few, self._all = _Nonces(MAX_SEGMENTS), _Nonces(MAX_PIECES)
         self._run = _Run(self)
 
     def open_untrusted(
@@ -294,17 +301,17 @@ class Opener:
         if not key.window.is_fresh(train, mask):
             return False
         table = self._table(length, header, segment)
-        self._expect(key.head + buffer[4:11])
+        nonces = self._few if first + count <= MAX_SEGMENTS else self._all
+        nonces.number(key.head + buffer[4:11])
         out = self._out_view
         end = (count - 1) * segment + size - last - OVERHEAD
-        nonces = self._nonce_views
-        skip = MAX_PIECES - first - count
+        skip = nonces.count - first - count
         begin = len(table.sealed) - count + 1
         try:
-            key.decrypt_into(nonces[skip], view[last + HEAD : size], None, out[(count - 1) * segment : end])
+            key.decrypt_into(nonces.views[skip], view[last + HEAD : size], None, out[(count - 1) * segment : end])
             for _ in map(
                 key.decrypt_into,
-                nonces[skip + 1 : MAX_PIECES - first],
+                nonces.views[skip + 1 : nonces.count - first],
                 table.sealed[begin:],
                 repeat(None),
                 table.opened[begin:],
@@ -335,15 +342,6 @@ class Opener:
                 [self._out_view[i * segment : i * segment + header + segment] for i in order],
             )
         return table
-
-    def _expect(self, head: bytes) -> None:
-        """Make the nonces those of this session and train."""
-        now = self._nonces_now
-        if now != head:
-            for place in range(11):
-                if now[place] != head[place]:
-                    self._lanes[place][:] = head[place : place + 1] * MAX_PIECES
-            self._nonces_now = bytes(head)
 
     def _open_one(
         self,

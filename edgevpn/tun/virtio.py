@@ -37,15 +37,17 @@ def check_untrusted(frame: bytes | memoryview, *, takes_tcp: bool = True, takes_
     flags, gso, _, size, start, offset = HEADER.unpack_from(frame)
     packet_length = len(frame) - VIRTIO_HEADER
     kind = gso & ~_ECN
-    if packet_length_untrusted(frame[VIRTIO_HEADER : VIRTIO_HEADER + 8]) != packet_length:
+    if packet_length_untrusted(frame, VIRTIO_HEADER) != packet_length:
         raise UntrustedDataError("a frame's packet has another length than it states")
     if flags & NEEDS_CHECKSUM and start + offset + 2 > packet_length:
         raise UntrustedDataError("a frame's checksum is beyond its packet")
     if kind == GSO_NONE:
         return
-    version = frame[VIRTIO_HEADER] >> 4
-    fits = {GSO_TCPV4: version == 4 and takes_tcp, GSO_TCPV6: version == 6 and takes_tcp, GSO_UDP: takes_udp}
-    if not fits.get(kind, False) or size == 0 or not flags & NEEDS_CHECKSUM:
+    if kind == GSO_UDP:
+        fits = takes_udp
+    else:
+        fits = takes_tcp and kind == (GSO_TCPV4 if frame[VIRTIO_HEADER] >> 4 == 4 else GSO_TCPV6)
+    if not fits or size == 0 or not flags & NEEDS_CHECKSUM:
         raise UntrustedDataError("a frame's offload does not fit its packet")
 
 
