@@ -35,7 +35,8 @@ missing_packages() {
     done
     # fastecdsa, which libp2p brings, has no wheel for Linux and is compiled here: with GMP's headers, Python's
     # (Debian's own python comes without) and the C library's.
-    ldconfig -p 2>/dev/null | grep -q 'libseccomp\.so\.2' || printf 'libseccomp2\n'
+    # Not through `grep -q`, which ends at the first match: then ldconfig's own end looks like a failure (pipefail).
+    [[ $(ldconfig -p 2>/dev/null) == *libseccomp.so.2* ]] || printf 'libseccomp2\n'
     have_header gmp.h || printf 'libgmp-dev\n'
     # A browser without a font draws boxes.
     [ -d /usr/share/fonts/truetype/dejavu ] || printf 'fonts-dejavu-core\n'

@@ -40,6 +40,7 @@ TICK: Final = 0.002
 _MAX_HOLES = 2048
 _MAX_GAP = 1024  # trains
 _KEPT_BYTES, _KEPT_FOR = 4 << 20, 0.1
+_EXPIRE_EACH = 0.01
 _HALVES = 32
 _MOST_EXCESS = 0.5  # seconds; more is no queue
 _BLIND_AFTER = 1.0  # seconds without a stamp
@@ -120,6 +121,7 @@ class RepairReceiver:
         self._kept: dict[int, list[tuple[int, int, bytes]]] = {}
         self._order: deque[tuple[int, int, float]] = deque()
         self._kept_bytes = 0
+        self._expire_at = 0.0
         self._halves: dict[tuple[Range, ...], Parity] = {}
         self._coded: dict[tuple[Range, ...], _Coded] = {}
         self._blind = 0  # datagrams asked for without a word on the queue
@@ -219,10 +221,12 @@ class RepairReceiver:
         self._kept.setdefault(train, []).append((first, length, data))
         self._order.append((train, len(data), now))
         self._kept_bytes += len(data)
-        self.expire(now)
+        if self._kept_bytes > _KEPT_BYTES or now > self._expire_at:
+            self.expire(now)
 
     def expire(self, now: float) -> None:
         """Forget what is too old."""
+        self._expire_at = now + _EXPIRE_EACH
         while self._order and (self._kept_bytes > _KEPT_BYTES or now - self._order[0][2] > _KEPT_FOR):
             old, size, _ = self._order.popleft()
             self._kept_bytes -= size

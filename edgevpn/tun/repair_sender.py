@@ -97,7 +97,7 @@ class _Group:
         self.rows = Rows(rows)
         self.size = self.count = 0
         self.since = 0.0
-        self.ranges: list[Range] = []
+        self.ranges: list[list[int]] = []  # train, first, members
 
     def add(self, train: int, index: int, step: int, sealed: memoryview) -> None:
         self.rows.add(symbol(sealed))
@@ -105,10 +105,10 @@ class _Group:
         self.count += 1
         if self.ranges:
             last = self.ranges[-1]
-            if last.train == train and index == last.first + last.members * step:
-                self.ranges[-1] = last._replace(members=last.members + 1)
+            if last[0] == train and index == last[1] + last[2] * step:
+                last[2] += 1
                 return
-        self.ranges.append(Range(train, index, 1))
+        self.ranges.append([train, index, 1])
 
 
 class RepairSender:
@@ -287,7 +287,7 @@ class RepairSender:
         self._groups[lane] = _Group(self.plan.rows)
         if not rows or (group.count < _LEAST_MEMBERS and not self._codes):
             return []
-        if group.ranges[-1].train - group.ranges[0].train > 0xFFFF:
+        if group.ranges[-1][0] - group.ranges[0][0] > 0xFFFF:
             return []
         self._stamped, self._to_stamp = now, False
         messages = self._written(group, rows, int(now * 1e6))
@@ -303,7 +303,7 @@ class RepairSender:
         pieces = -(-size // room) if room > 0 else 0
         if not 1 <= pieces <= 2:
             return []
-        ranges, step = tuple(group.ranges), self.plan.step
+        ranges, step = tuple(Range(*one) for one in group.ranges), self.plan.step
         length = -(-size // pieces)
         size = length * pieces
         if not self._codes:
