@@ -1,12 +1,10 @@
 """Packets that wait for this machine: each flow has a queue, all get the same share, none waits long. Pure.
 
-As in FQ-CoDel (RFC 8290): a flow that begins to send is served before those that have waited, for FIRST bytes; then all
-take turns, a QUANTUM of bytes each. So ping, DNS and the like pass a transfer's megabytes; a flow that sends no more
-than SPARSE at a time stays one that begins. Each flow's packets keep their order. A quantum is several super-packets:
-what reaches the other end's TCP together, it acknowledges with one packet. CoDel (RFC 8289) sees to it that no flow has
-a queue that stays: when packets have waited longer than TARGET for INTERVAL, one is dropped (or marked, where both ends
-know ECN: RFC 3168), the next ones at growing rate, until TCP inside has understood. When all queues together have
-MAX_BYTES or MAX_PACKETS the longest loses its oldest.
+As in FQ-CoDel (RFC 8290): a flow that begins to send is served before those that have waited, for one quantum; then
+all take turns, a quantum of bytes each. So ping, DNS and the like pass a transfer's megabytes. Each flow's packets keep
+their order. CoDel (RFC 8289) sees to it that no flow has a queue that stays: when packets have waited longer than
+TARGET for INTERVAL, one is dropped (or marked, where both ends know ECN: RFC 3168), the next ones at growing rate,
+until TCP inside has understood. When all queues together have MAX_BYTES or MAX_PACKETS the longest loses its oldest.
 """
 
 from __future__ import annotations
@@ -20,9 +18,7 @@ from edgevpn.proto.packet_stream import VIRTIO_HEADER
 
 TARGET: Final = 0.005  # seconds
 INTERVAL: Final = 0.1
-FIRST: Final = 60_000  # bytes
-QUANTUM: Final = 240_000
-SPARSE: Final = 2000
+QUANTUM: Final = 60_000  # bytes
 MAX_BYTES: Final = 3 << 20
 MAX_PACKETS: Final = 4096
 _ECT, _CE = 3, 3
@@ -71,7 +67,7 @@ class _Flow:
     def __init__(self, key: bytes) -> None:
         self.key = key
         self.packets: deque[tuple[str, bytearray, int, float]] = deque()  # peer, buffer, size, since when
-        self.credit = FIRST
+        self.credit = QUANTUM
         self.size = 0
         self.codel = Codel()
 
@@ -115,8 +111,7 @@ class FairQueue:
                 continue
             if not flow.packets:
                 flows.popleft()
-                if flows is self._new and self._old and flow.credit < FIRST - SPARSE:
-                    # or it would be a new one again and again (RFC 8290, 4.2)
+                if flows is self._new and self._old:  # or it would be a new one again and again (RFC 8290, 4.2)
                     self._old.append(flow)
                 else:
                     del self._flows[flow.key]
