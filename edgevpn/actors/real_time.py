@@ -33,10 +33,11 @@ def take() -> None:
 
 
 def why_not_here() -> str:
-    """Why no process like this one would get it, by trying; "" when it would."""
+    """Why no process like this one would get it, by trying; "" when it would. This one is as before then."""
+    had = not why_not()
     take()
     why = why_not()
-    if not why:
+    if not why and not had:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return why
 

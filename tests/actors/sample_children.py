@@ -19,7 +19,7 @@ def tell(fd: str, wanted: str = "") -> int:
         fields = dict(line.rstrip("\n").split(":\t", 1) for line in status if ":\t" in line)
     with open("/proc/self/cmdline", "rb") as command_line:
         title = command_line.read().strip(b"\0").decode()
-    scheduler = os.sched_getscheduler(0)
+    no_real_time = real_time.why_not_here()
     facts = {
         "pid": os.getpid(),
         "parent": os.getppid(),
@@ -32,8 +32,8 @@ def tell(fd: str, wanted: str = "") -> int:
         "imported": [name for name in wanted.split(",") if name in sys.modules],
         "environment": {name: os.environ[name] for name in ("SAMPLE", "PYTHONPATH") if name in os.environ},
         "nice": os.nice(0),
-        "scheduler": scheduler,
-        "no_real_time": real_time.why_not_here(),
+        "no_real_time": no_real_time,
+        "scheduler": os.sched_getscheduler(0),  # to have asked changes nothing
         "uids": os.getresuid(),
         "groups": os.getgroups(),
         "descriptors": sorted(int(fd) for fd in os.listdir("/proc/self/fd") if _is_passed(f"/proc/self/fd/{fd}")),
