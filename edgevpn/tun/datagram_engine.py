@@ -312,9 +312,7 @@ class DatagramEngine:
         for view, length in sends:
             self.send_datagrams(view, length, address)
         repair = session.repair
-        if repair is not None and now < repair.sender.quick_until:
-            repair.sender.went += size
-        elif repair is not None:
+        if repair is not None and not repair.sender.passes(size, now):
             first = 0
             for view, length in sends:
                 self.repairs.note_sent(link, session, session.send.train - 1, first, length, view, now, each=False)
@@ -337,7 +335,7 @@ class DatagramEngine:
             self.flush()
             self._run_link, self._run_session, self._run_length = link, session, length
         start, self._run_end = self._run_end, self.sealer.seal_small(session.send, frame, self._run_end)
-        if session.repair is not None and session.repair.sender.plan.k and len(frame) <= LARGEST:
+        if session.repair is not None and len(frame) <= LARGEST:
             self.repairs.note_urgent(link, session, frame, self.sealer.small[start : self._run_end])
         self.run_count += 1
         if length < self._run_length:
@@ -350,9 +348,7 @@ class DatagramEngine:
             view, length = self.sealer.small[:end], self._run_length
             self.send_datagrams(view, length, link.address)
             repair = session.repair
-            if repair is not None and link.last_sent < repair.sender.quick_until:
-                repair.sender.went += end
-            elif repair is not None:
+            if repair is not None and not repair.sender.passes(end, link.last_sent):
                 train = session.send.train - self.run_count
                 self.repairs.note_sent(link, session, train, 0, length, view, link.last_sent, each=True)
         self._run_link = self._run_session = None

@@ -144,11 +144,11 @@ class RepairSender:
         self._copies = 32.0
         self._evict_at = 0.0
         self._window_end = 0.0
-        self.went = self._went_before = 0  # bytes of this window, and of the one before
+        self._went = self._went_before = 0  # bytes of this window, and of the one before
         self._arrived = arrived
         self._arrived_before = 0
         self.is_quick = False
-        self.quick_until = 0.0  # until then `on_sent` need not be called: who does not adds the bytes to `went`
+        self._quick_until = 0.0
         self._seen: tuple[int, int, int] | None = None  # what the last report said
         self._trial = False
         self._twice = Twice()
@@ -174,9 +174,9 @@ class RepairSender:
         active = now < self.active_until
         if now > self._window_end:
             self._next_window(now)
-        self.went += len(view)
-        if self.is_quick or self._went_before + self.went > QUICK * _WINDOW:
-            self.is_quick, self.quick_until = True, self._window_end
+        self._went += len(view)
+        if self.is_quick or self._went_before + self._went > QUICK * _WINDOW:
+            self.is_quick, self._quick_until = True, self._window_end
             if self._kept:
                 self._forget_all()
             return []
@@ -194,11 +194,18 @@ class RepairSender:
         self._to_stamp = True
         return self._add_parity(kept, count, now) if self.plan.k else self._stamp_if_due(now)
 
+    def passes(self, size: int, now: float) -> bool:
+        """Whether these bytes went out on so quick a way that `on_sent` need not be told; then they are counted."""
+        if now >= self._quick_until:
+            return False
+        self._went += size
+        return True
+
     def _next_window(self, now: float) -> None:
         """Each WINDOW while something is sent: how quick is the way?"""
         before, self._arrived_before = self._arrived_before, self._arrived()
         part = _WINDOW / max(_WINDOW, now - self._window_end + _WINDOW)  # of the time since the last
-        self._went_before, self.went = int(self.went * part), 0
+        self._went_before, self._went = int(self._went * part), 0
         self._window_end = now + _WINDOW
         self.is_quick = (self._arrived_before - before) * part > _QUICK_IN * _WINDOW
 

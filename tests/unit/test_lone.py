@@ -225,12 +225,10 @@ def test_a_quick_stream_need_not_be_told_of_and_is_kept_again_when_it_has_slowed
         before = len(told)
         for _ in range(100):
             now += 0.01
-            if now < sender.quick_until:
-                sender.went += each // 10
-            else:
+            if not sender.passes(each // 10, now):
                 told.append(sender.on_sent(len(told) + 1, 0, 100, memoryview(bytes(each // 10)), now, each=True))
         assert (len(told) - before < 20) is (each > 1_000_000)
-        assert bool(sender._kept) is (sender.quick_until < now)
+        assert bool(sender._kept) is not sender.is_quick
 
 
 def test_what_goes_beside_packets_is_counted_and_told() -> None:
