@@ -28,7 +28,7 @@ _U16 = struct.Struct(">H")
 _ECN = 0x80
 _SYN = 0x02
 _END, _NOTHING, _MSS = 0, 1, 2
-_TCP_HEADER, _CHECKSUM_AT = 20, 16
+_TCP_HEADER = 20
 _OFFSET = 0x1FFF
 _LEAST_ROOM = 64  # bytes of payload
 MAX_SYN = 256  # bytes of a frame; those with data may be larger, and keep their MSS
@@ -72,7 +72,7 @@ def _is_tcp(frame: bytearray | memoryview, size: int, flags: int, gso: int, star
     """Whether it is TCP whose checksum whoever cuts it will make."""
     if gso in (virtio.GSO_TCPV4, virtio.GSO_TCPV6):
         return True
-    if not flags & virtio.NEEDS_CHECKSUM or offset != _CHECKSUM_AT or size < VIRTIO_HEADER + start + _TCP_HEADER:
+    if not flags & virtio.NEEDS_CHECKSUM or offset != virtio.TCP_CHECKSUM or size < VIRTIO_HEADER + start + _TCP_HEADER:
         return False
     return _tcp_at(frame, size) == VIRTIO_HEADER + start
 
@@ -124,11 +124,11 @@ def _lower(frame: bytearray | memoryview, tcp: int, at: int, most: int) -> bool:
     if not frame[0] & virtio.NEEDS_CHECKSUM:
         swap = (at - tcp) % 2  # it lies across two of the words that are summed
         before, after = (int.from_bytes(one, "little" if swap else "big") for one in (old, new))
-        (field,) = _U16.unpack_from(frame, tcp + _CHECKSUM_AT)
+        (field,) = _U16.unpack_from(frame, tcp + virtio.TCP_CHECKSUM)
         total = (0xFFFF - field) + (0xFFFF - before) + after
         total = (total & 0xFFFF) + (total >> 16)
         total = (total & 0xFFFF) + (total >> 16)
-        _U16.pack_into(frame, tcp + _CHECKSUM_AT, 0xFFFF - total)
+        _U16.pack_into(frame, tcp + virtio.TCP_CHECKSUM, 0xFFFF - total)
     return True
 
 

@@ -37,7 +37,7 @@ def rebuild_untrusted(frame: bytearray, size: int, first: int) -> None:
         or size <= header
         or not segment
         or not flags & virtio.NEEDS_CHECKSUM
-        or offset != (6 if is_udp else 16)
+        or offset != (virtio.UDP_CHECKSUM if is_udp else virtio.TCP_CHECKSUM)
     ):
         raise UntrustedDataError("a train's headers make no sense")
     struct.pack_into("<H", frame, 2, header - VIRTIO_HEADER)

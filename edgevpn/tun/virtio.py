@@ -20,7 +20,7 @@ from edgevpn.proto.packet_stream import VIRTIO_HEADER
 
 HEADER = struct.Struct("<BBHHHH")
 NEEDS_CHECKSUM = 1
-_UDP_FIELD = 6  # where a UDP header has its checksum; other protocols have theirs elsewhere
+TCP_CHECKSUM, UDP_CHECKSUM = 16, 6  # where in a header it is
 GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP = 0, 1, 4, 5
 _ECN = 0x80
 _FIN_PSH = 0x09
@@ -74,7 +74,7 @@ def _finish_checksum(packet: bytes, start: int, offset: int) -> bytes:
     if at + 2 > len(packet):
         raise UntrustedDataError("a checksum beyond its packet")
     value = checksum(packet[start:])
-    if offset == _UDP_FIELD:
+    if offset == UDP_CHECKSUM:
         value = value or 0xFFFF  # 0 means "no checksum" to UDP (RFC 768, RFC 8200 section 8.1)
     return packet[:at] + value.to_bytes(2, "big") + packet[at + 2 :]
 
@@ -86,7 +86,7 @@ def _cut(packet: bytes, start: int, header_end: int, size: int, protocol: int) -
     pieces = [packet[at : at + size] for at in range(header_end, len(packet), size)]
     identification = 0 if version6 else int.from_bytes(packet[4:6], "big")
     sequence = int.from_bytes(packet[start + 4 : start + 8], "big") if protocol == TCP else 0
-    field = start + (16 if protocol == TCP else 6)
+    field = start + (TCP_CHECKSUM if protocol == TCP else UDP_CHECKSUM)
     out = []
     for number, piece in enumerate(pieces):
         header = bytearray(packet[:header_end])
